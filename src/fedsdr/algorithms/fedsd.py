@@ -1,0 +1,35 @@
+"""FedSD: a booster. Every client trains on its answers as the model itself rewrites them (METHOD.md
+§2).
+
+L_k(θ) = (1/n_k) Σ −log f_θ(ỹ | c, x),   ỹ ~ f_teacher(· | c, x, y)
+"""
+
+from dataclasses import replace
+
+from fedsdr.algorithms.fedavg import fedavg
+from fedsdr.parts.algorithm import Algorithm
+from fedsdr.parts.views import Raw, Rewritten, Teacher
+
+
+def boosted(algorithm: Algorithm, rewritten: Rewritten | None = None) -> Algorithm:
+    """The same algorithm, whose terms see the rewritten answers wherever they saw the raw ones."""
+    view = rewritten or Rewritten()
+    stages = tuple(
+        replace(
+            stage,
+            terms=tuple(
+                replace(term, view=view) if isinstance(term.view, Raw) else term
+                for term in stage.terms
+            ),
+        )
+        for stage in algorithm.stages
+    )
+    return replace(algorithm, name=f"fedsd+{algorithm.name}", stages=stages)
+
+
+def fedsd(
+    selection: str = "none", teacher: Teacher = "base", redistill_every: int = 0
+) -> Algorithm:
+    """FedAvg on rewritten answers. `selection`: none | sdft | facts | resample(n)."""
+    view = Rewritten(selection, teacher, redistill_every)
+    return replace(boosted(fedavg(), view), name="fedsd")

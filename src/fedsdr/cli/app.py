@@ -1,0 +1,78 @@
+"""All verbs, and the one place where errors become messages and exit codes.
+
+Nothing heavy (torch, transformers) is imported before a verb needs it: `fedsdr --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fedsdr import __version__
+from fedsdr.cli import prepare, run, study
+from fedsdr.cli.printing import complain
+from fedsdr.errors import FedsdrError
+
+
+class Verbs(TyperGroup):
+    """A user's mistake is a message and exit code 2; a stop from the keyboard is 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FedsdrError as error:
+            complain(str(error))
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            complain("stopped", label="")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="fedsdr",
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    # Typer's own tracebacks show local variables: records of clients, that is.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedsdr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def fedsdr(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Say which version this is."
+        ),
+    ] = False,
+) -> None:
+    """Federated fine-tuning of language models on data that look nothing alike.
+
+    \b
+    See it work:      fedsdr demo
+    Your own data:    fedsdr init, edit recipe.yaml, fedsdr plan recipe.yaml, fedsdr train recipe.yaml
+    Stopped halfway:  fedsdr resume runs/fedsdr-seed1
+    """
+
+
+for verb in (
+    study.demo,
+    prepare.init,
+    run.train,
+    run.resume,
+    prepare.distill,
+    study.evaluate,
+    study.compare,
+    run.purge,
+):
+    app.command()(verb)

@@ -1,0 +1,74 @@
+"""What the verbs print: messages, tables, JSON. Text from files and users is shown as it is, never as markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Control characters could move the cursor or recolour the terminal; half surrogates cannot be encoded.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def talk(as_json: bool = False) -> Console:
+    """Where to tell what is going on: not on stdout when that is to hold JSON."""
+    return Console(stderr=as_json, markup=False, highlight=False)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line that is not wrapped, so that a path in it can be copied."""
+    console.print(plain(text), style=style, soft_wrap=True)
+
+
+def complain(message: str, label: str = "error: ") -> None:
+    line = plain(message)
+    console = talk(as_json=True)
+    console.print(Text.assemble((label, "bold red"), line), soft_wrap=True)
+
+
+def plain(text: str) -> Text:
+    return Text(UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text))
+
+
+def print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """The first column is names, the others are figures."""
+    made = Table(title=plain(title), title_justify="left", title_style="bold")
+    for number, name in enumerate(header):
+        made.add_column(plain(name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(plain, row))
+    return made
+
+
+def show_scores(console: Console, title: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Measures down, deployed models across, so that it fits a terminal."""
+    measures = dict.fromkeys(m for found in scores.values() for m in found)
+    rows = [(m, *(figure(found.get(m)) for found in scores.values())) for m in measures]
+    if rows:
+        console.print(table(title, ("measure", *scores), rows))
+    else:
+        say(console, f"{title}: there are no rows to score on")
+
+
+def figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def size(count: float) -> str:
+    """1234567 -> '1.2 MB'."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,151 @@
+"""`train`, `resume`, `purge`: what writes in a run directory."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedsdr.cli.options import AsJson, Changes, RecipePath, RunPath, free_path
+from fedsdr.cli.printing import complain, print_json, say, show_scores, size, talk
+from fedsdr.cli.progress import progress_watch
+from fedsdr.errors import FedsdrError, RunError
+
+if TYPE_CHECKING:
+    from fedsdr.runs.directory import RunDirectory
+
+
+def train(
+    recipe: RecipePath,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="A new directory for the run.",
+            show_default="runs/ALGORITHM-seedN",
+        ),
+    ] = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train as the recipe says, and score what comes out.
+
+    Everything goes into one run directory. Stopped at any moment, `fedsdr resume DIR` goes on
+    from where it was, to the same result.
+
+    \b
+    Example:  fedsdr train recipe.yaml --out runs/first --set training.rounds=5
+    """
+    from fedsdr.config import read_recipe
+
+    chosen = read_recipe(recipe, changes or ())
+    name = ("fedsd+" if chosen.algorithm.boosted else "") + chosen.algorithm.name
+    directory = out or free_path(Path("runs") / f"{name}-seed{chosen.seed}")
+
+    from fedsdr import experiment
+
+    console = talk(as_json)
+    with _resumable(directory), progress_watch(console, chosen.training.rounds) as watch:
+        results = experiment.train(chosen, directory, watch)
+    _show(console, directory, results, as_json)
+
+
+def resume(directory: RunPath, as_json: AsJson = False) -> None:
+    """Go on with a run that was stopped.
+
+    It ends with the same result, byte for byte, as if it had never been stopped.
+
+    \b
+    Example:  fedsdr resume runs/fedsdr-seed1
+    """
+    from fedsdr import experiment
+    from fedsdr.config import parse_recipe
+    from fedsdr.runs.directory import RunDirectory
+
+    recipe = parse_recipe(RunDirectory.open(directory).recipe(), str(directory / "recipe.yaml"))
+    console = talk(as_json)
+    with _resumable(directory), progress_watch(console, recipe.training.rounds) as watch:
+        results = experiment.resume(directory, watch)
+    _show(console, directory, results, as_json)
+
+
+def purge(
+    directory: RunPath,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what is private in a run: cached rewrites and the clients' own state.
+
+    Results, adapters and the ledger stay. The run cannot be resumed afterwards.
+
+    \b
+    Example:  fedsdr purge runs/fedsdr-seed1
+    """
+    from fedsdr.runs.directory import RunDirectory
+    from fedsdr.runs.files import measure
+
+    run, console = RunDirectory.open(directory), talk(as_json)
+    found = {name: measure(run.root / name) for name in ("clients", "updates", "rewrites")}
+    if not yes:
+        for name, (count, size_of) in found.items():
+            typer.echo(f"{directory / name}: {count} files, {size(size_of)}", err=as_json)
+        _confirm(as_json)
+    purged = run.purge()
+    if as_json:
+        print_json({"directory": str(directory), "files": purged.files, "bytes": purged.bytes})
+    say(
+        console,
+        f"removed {purged.files} files ({size(purged.bytes)}): the clients' private state and the "
+        f"rewrites in {directory}; results, adapters and the ledger stay",
+    )
+    if cache := _shared_cache(run):
+        say(console, f"the rewrites in {cache} may serve other runs and stay")
+
+
+def _confirm(as_json: bool) -> None:
+    try:
+        agreed = typer.confirm("Remove these for good?", err=as_json)
+    except typer.Abort:
+        raise RunError("nothing was removed; pass --yes to remove without being asked") from None
+    if not agreed:
+        complain("nothing was removed", label="")
+        raise typer.Exit(1)
+
+
+def _shared_cache(run: RunDirectory) -> str | None:
+    """Where the recipe keeps rewrites outside the run; a damaged recipe must not hinder a purge."""
+    from fedsdr.config import parse_recipe
+
+    with suppress(FedsdrError):
+        return parse_recipe(run.recipe()).rewriting.cache
+    return None
+
+
+@contextmanager
+def _resumable(directory: Path) -> Generator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        from fedsdr.runs.identity import holds_run
+
+        goes_on = f"; `fedsdr resume {shlex.quote(str(directory))}` goes on"
+        complain(
+            "stopped" + (goes_on if holds_run(directory) else " before anything was written"), ""
+        )
+        raise typer.Exit(130) from None
+
+
+def _show(console: Console, directory: Path, results: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"directory": str(directory), **results})
+        return
+    title = f"test scores after round {results['chosen_round']} of {results['rounds']}, mean over clients"
+    show_scores(console, title, results["scores"])
+    say(console, f"run directory: {directory}")
+    say(console, f"adapters:      {directory / 'adapters'}")

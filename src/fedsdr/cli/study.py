@@ -1,0 +1,151 @@
+"""`demo`, `evaluate`, `compare`: what answers which model is better."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsdr.cli.options import AsJson, RunPath, free_path
+from fedsdr.cli.printing import figure, print_json, say, show_scores, table, talk
+from fedsdr.cli.progress import progress_watch
+
+if TYPE_CHECKING:
+    from fedsdr.experiment import Watch
+
+
+class Split(str, Enum):
+    test = "test"
+    validation = "validation"
+
+
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="A new folder for the three runs.",
+            show_default="runs/demo",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed is another world.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """See it work: FedAvg, FedSD and FedSDR on eight clients of an embedded world.
+
+    Needs no data, no network and no GPU; a few minutes on two cores.
+
+    \b
+    Example:  fedsdr demo --seed 2
+    """
+    from fedsdr.demo import MEASURES, run_demo, sentences
+
+    console = talk(as_json)
+
+    def watching(method: str, rounds: int) -> AbstractContextManager[Watch]:
+        return progress_watch(console, rounds, method)
+
+    done = run_demo(out or free_path(Path("runs") / "demo"), seed, watching)
+    if as_json:
+        told = {"directory": str(done.out), "runs": done.runs, "faithful": done.faithful}
+        print_json({**told, "sentences": sentences(done)})
+        return
+    models = done.rows()
+    rows = [(m, *(figure(scores.get(m)) for _, _, scores in models)) for m in MEASURES]
+    header = ("measure", *(f"{method} {mix}" for method, mix, _ in models))
+    console.print(table("test scores, mean over clients", header, rows))
+    for sentence in sentences(done):
+        say(console, sentence)
+    for method in done.runs:
+        say(console, f"run directory: {done.out / method}")
+
+
+def evaluate(
+    directory: RunPath,
+    split: Annotated[
+        Split, typer.Option("--split", help="Which of the rows kept from training to score on.")
+    ] = Split.test,
+    round: Annotated[
+        int | None,
+        typer.Option(
+            "--round",
+            metavar="N",
+            min=0,
+            help="Score the models as they were after this round.",
+            show_default="the round chosen on validation data",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the models of a run again, from its checkpoints. Nothing in the run changes.
+
+    \b
+    Example:  fedsdr evaluate runs/fedsdr-seed1 --split validation
+    """
+    from fedsdr import experiment
+
+    results = experiment.evaluate(directory, split.value, round)
+    if as_json:
+        print_json(results)
+        return
+    show_scores(
+        talk(), f"{split.value} scores of {directory}, mean over clients", results["scores"]
+    )
+
+
+def compare(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Directories of finished runs.", show_default=False),
+    ],
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--contrast",
+            metavar='"A > B on MEASURE"',
+            help="What to test, named before looking; may be given more than once.",
+            show_default="every method against FedAvg",
+        ),
+    ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            metavar="NAME",
+            help="A measure to show; may be given more than once.",
+            show_default="recall, retention, hallucination, redundancy",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which method is better, over several seeds: mean ± sd, and which differences hold up.
+
+    Runs are paired by seed. At least 6 seeds are needed for anything to be significant.
+
+    \b
+    Example:  fedsdr compare runs/fed* --contrast "fedsd:global > fedavg:global on recall"
+    """
+    from fedsdr.evaluate import comparison
+    from fedsdr.results import default_measures, read_results
+
+    results = read_results(directories)
+    measures = list(dict.fromkeys(measure or default_measures(results)))
+    contrasts = (
+        [comparison.Contrast.parse(text) for text in contrast]
+        if contrast
+        else comparison.default_contrasts(results, measures)
+    )
+    found = comparison.compare(results, contrasts, measures)
+    if as_json:
+        print_json(found.to_json())
+        return
+    console, header = talk(), ("method", "model", "seeds", *measures)
+    console.print(table("test scores, mean ± sd over seeds", header, comparison.table_rows(found)))
+    if not contrasts:
+        say(console, "Nothing to test: give runs of two methods, or name a --contrast.")
+    for line in comparison.render_text(found).splitlines():
+        say(console, line)

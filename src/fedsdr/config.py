@@ -1,0 +1,272 @@
+"""The recipe: strict YAML <-> typed settings. An unknown key is refused, with the nearest known
+one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedsdr.errors import RecipeError, nearest
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    path: str = "atlas"  # the embedded base, or a Hugging Face model folder
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    max_length: Positive = 1024
+    chat_template: Literal["auto", "plain"] = "auto"
+
+
+class Atlas(Section):
+    """The embedded world; what is not given comes from the preset."""
+
+    preset: Literal["mild", "medium", "severe", "iid"] = "medium"
+    clients: Positive | None = None
+    examples: Annotated[int, Field(ge=5)] | None = None
+    style_skew: Share | None = None
+    domain_skew: Share | None = None
+    quantity_skew: Annotated[float, Field(ge=0)] | None = None
+    overlap: Share | None = None
+    public: Annotated[int, Field(ge=0)] = 120
+    world_seed: int | None = None  # the run's seed where not given
+
+
+class Partition(Section):
+    method: Literal["iid", "column", "dirichlet", "quantity"] = "iid"
+    clients: Positive = 8
+    column: str | None = None
+    alpha: Rate = 0.5
+
+
+class Data(Section):
+    """Exactly one of `atlas`, `files` (client: path) and `file` (partitioned)."""
+
+    atlas: Atlas | None = None
+    files: dict[str, str] | None = None
+    test_files: dict[str, str] | None = None
+    file: str | None = None
+    partition: Partition | None = None
+    manifest: str | None = None
+    shape: Literal["auto", "alpaca", "sharegpt", "messages", "columns"] = "auto"
+    columns: dict[str, str] = {}
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def one_source(self) -> Data:
+        given = [k for k in ("atlas", "files", "file") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of data.atlas, data.files and data.file "
+                f"({', '.join(given) or 'none'} given)"
+            )
+        if self.partition is not None and self.file is None:
+            raise ValueError(
+                "data.partition needs data.file: files by client are partitioned already"
+            )
+        return self
+
+
+class Branch(Section):
+    rank: Positive = 8
+    alpha: Rate = 16.0
+
+
+class Lora(Section):
+    targets: str = "all-linear"  # or a regular expression over layer names
+    R: Branch = Branch()
+    S: Branch = Branch()
+    init: str | None = None  # a PEFT adapter folder that R starts from
+
+
+class AlgorithmChoice(Section):
+    name: str = "fedsdr"
+    boosted: bool = False  # FedSD over it
+    selection: str = "none"  # of the booster's rewrites
+    options: dict[str, Any] = {}
+
+
+class Training(Section):
+    rounds: Positive = 10
+    participation: Annotated[float, Field(gt=0)] = 1.0  # a share up to 1, a count above
+    local_epochs: Rate = 2.0
+    local_steps: Positive | None = None
+    batch: Positive = 8
+    micro_batch: Positive | None = None
+    lr: Rate = 3e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Rate | None = 1.0
+    loss: Literal["tokens", "examples"] = "tokens"
+    weights: Literal["examples", "equal"] = "examples"
+    quorum: Positive = 1
+
+
+class RewritingChoice(Section):
+    temperature: Annotated[float, Field(ge=0)] = 0.95
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.7
+    top_k: Annotated[int, Field(ge=0)] = 50
+    max_new_tokens: Positive = 512
+    template: Literal["auto", "free", "checkable"] = "auto"
+    batch: Positive = 128
+    cache: str | None = None  # shared between runs; the run's own folder where not given
+
+
+class Evaluation(Section):
+    every: Positive = 1
+    select: Literal["best", "last"] = (
+        "best"  # the round deployed: best on validation data, or the last
+    )
+    patience: Positive | None = None  # stop after so many evaluations without a better one
+    batch: Positive = 128
+
+
+class Running(Section):
+    stack: Positive = 8  # K: clients trained side by side
+    threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores
+    include_texts: bool = False
+
+
+class Recipe(Section):
+    seed: int = 1
+    model: Model = Model()
+    data: Data = Data(atlas=Atlas())
+    lora: Lora = Lora()
+    algorithm: AlgorithmChoice = AlgorithmChoice()
+    training: Training = Training()
+    rewriting: RewritingChoice = RewritingChoice()
+    evaluation: Evaluation = Evaluation()
+    run: Running = Running()
+
+
+def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe file, with `key.path=value` changes on top."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise RecipeError(f"{file} is a folder; name the recipe file in it (recipe.yaml)")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RecipeError(f"{file} does not exist; `fedsdr init` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file} cannot be read: {error}") from error
+    return parse_recipe(text, str(file), changes)
+
+
+def parse_recipe(text: str, name: str = "recipe", changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML text."""
+    values = _load_yaml(text, name)
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"{name}: a recipe is a mapping of keys, not a {type(values).__name__}")
+    tree = cast(dict[str, Any], values)
+    for change in changes:
+        _apply(tree, change)
+    return build_recipe(tree, name)
+
+
+def build_recipe(tree: Mapping[str, Any], name: str = "recipe") -> Recipe:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{name}: {_explain(e)}" for e in error.errors())) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML that reads back to the same recipe, every value written out."""
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, and reads 1e-3 as the number it is."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen = set[str]()
+    for key_node, _value in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            continue  # refused by SafeLoader, which says where
+        if key_node.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+            )
+        seen.add(key_node.value)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+# YAML 1.1 takes 1e-3 for text; everybody means the number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"),
+    list("-+0123456789."),
+)
+_Loader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
+    lambda loader, node: _mapping(loader, cast(yaml.MappingNode, node), True),
+)
+
+
+def _load_yaml(text: str, name: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RecipeError(f"{name}{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RecipeError(f"{name}: not valid YAML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], change: str) -> None:
+    """`training.lr=1e-3` -> tree["training"]["lr"] = 0.001."""
+    path, equals, value = change.partition("=")
+    if not equals or not path.strip():
+        raise RecipeError(f"--set {change!r}: write it as key=value, such as training.lr=0.001")
+    *parents, last = path.strip().split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise RecipeError(f"--set {change!r}: {parent!r} holds a value, not further keys")
+    tree[last] = _load_yaml(value, f"--set {path}")
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in error["loc"][:-1]:
+            section = _section(section, part)
+        known = list(section.model_fields) if section is not None else []
+        guess = nearest(str(error["loc"][-1]), known)
+        return f"unknown key {where!r}.{guess} Known here: {', '.join(known)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool, type(None))) else ""
+    return f"{where}: {message}{shown}" if where else message
+
+
+def _section(section: Any, key: Any) -> Any:
+    """The model class of a key, through `X | None`."""
+    field = section.model_fields.get(key) if section is not None else None
+    if field is None:
+        return None
+    choices = getattr(field.annotation, "__args__", (field.annotation,))
+    return next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)

@@ -1,0 +1,51 @@
+"""Which examples a client sees in which step, and K clients' rows as one right-padded block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsdr.data.render import Rendered
+from fedsdr.tensors import generator
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows of K clients, client by client, equally many each; an empty row has no weight."""
+
+    ids: Tensor  # [K * rows, T]
+    weights: Tensor  # [K * rows, T], for the prediction of ids at the same place
+    clients: int
+
+
+def count_steps(examples: int, batch: int, epochs: float, steps: int | None = None) -> int:
+    """Optimiser steps of one stage: given, or by (possibly fractional) epochs; at least one."""
+    return steps if steps is not None else max(1, round(epochs * math.ceil(examples / batch)))
+
+
+def draw_steps(examples: int, batch: int, steps: int, *seed: str | int) -> list[list[int]]:
+    """The example numbers of every step: epoch after epoch, each a new permutation."""
+    random, drawn = generator(*seed), list[list[int]]()
+    while len(drawn) < steps:
+        order = torch.randperm(examples, generator=random).tolist()
+        drawn += [order[i : i + batch] for i in range(0, examples, batch)]
+    return drawn[:steps]
+
+
+def make_block(rows: Sequence[Sequence[Rendered]], pad: int, device: torch.device) -> Block:
+    """`rows[k]` are client k's; shorter lists are filled with empty rows."""
+    per_client = max(map(len, rows))
+    width = max((len(r.ids) for own in rows for r in own), default=2)
+    ids = torch.full((len(rows) * per_client, width), pad, dtype=torch.long)
+    weights = torch.zeros(ids.shape, dtype=torch.float64)
+    for k, own in enumerate(rows):
+        for j, row in enumerate(own):
+            ids[k * per_client + j, : len(row.ids)] = torch.tensor(row.ids)
+            weights[k * per_client + j, : len(row.ids)] = torch.tensor(
+                row.weights, dtype=torch.float64
+            )
+    return Block(ids.to(device), weights.to(device), len(rows))

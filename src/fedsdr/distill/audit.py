@@ -1,0 +1,205 @@
+"""What rewriting did to each example, and what that comes to per client.
+
+The rows hold counts and reasons, never the record's text, unless the texts are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+
+from fedsdr.distill.checks import leaks, prompt_text
+from fedsdr.distill.facts import compare_facts
+from fedsdr.distill.prompts import Template
+from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
+from fedsdr.distill.selection import Choice, Draft
+from fedsdr.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One example. The counts describe the rewrite: the draft kept, or the first one drawn."""
+
+    example_id: str
+    client_id: str
+    template: str
+    kept: bool
+    draw: int | None
+    draws: int
+    reasons: tuple[str, ...]
+    changed: bool
+    length_ratio: float
+    before: Redundancy
+    after: Redundancy
+    unsupported: float
+    leaks: int
+    numbers_lost: int
+    numbers_invented: int
+    names_lost: int
+    names_invented: int
+    dates_lost: int
+    dates_invented: int
+    negation_lost: bool
+    negation_invented: bool
+    texts: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Shares and means over examples, of all rewrites or of what is trained on."""
+
+    length_ratio: float
+    longer_than_twice: float
+    filler_per_1000: float
+    repeated_4: float
+    distinct_2: float
+    compression: float
+    unsupported: float
+    leaking: float
+    numbers_lost: float
+    numbers_invented: float
+    names_lost: float
+    names_invented: float
+    dates_changed: float
+    negation_changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAudit:
+    """`written`: the rewrites as they came. `trained`: what selection made of them."""
+
+    examples: int
+    kept: float
+    fell_back: float
+    changed: float
+    drafts: float
+    filler_per_1000_before: float
+    repeated_4_before: float
+    written: Measured
+    trained: Measured
+    reasons: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSummary:
+    overall: ClientAudit
+    clients: Mapping[str, ClientAudit]
+
+
+def audit_row(
+    example: Example,
+    client_id: str,
+    template: Template,
+    choice: Choice,
+    drafts: Sequence[Draft],
+    *,
+    include_texts: bool = False,
+) -> AuditRow:
+    original, rewrite = example.response, drafts[choice.draw or 0].text
+    prompt = prompt_text(example)
+    facts = compare_facts(original, rewrite, prompt)
+    return AuditRow(
+        example_id=example.id,
+        client_id=client_id,
+        template=template.name,
+        kept=choice.kept,
+        draw=choice.draw,
+        draws=len(drafts),
+        reasons=choice.reasons,
+        changed=rewrite != original,
+        length_ratio=length_ratio(original, rewrite),
+        before=redundancy(original),
+        after=redundancy(rewrite),
+        unsupported=unsupported_share(original, rewrite, prompt),
+        leaks=len(leaks(rewrite)),
+        numbers_lost=len(facts.numbers_lost),
+        numbers_invented=len(facts.numbers_invented),
+        names_lost=len(facts.names_lost),
+        names_invented=len(facts.names_invented),
+        dates_lost=len(facts.dates_lost),
+        dates_invented=len(facts.dates_invented),
+        negation_lost=facts.negation_lost,
+        negation_invented=facts.negation_invented,
+        texts=(original, rewrite) if include_texts else None,
+    )
+
+
+def write_audit(path: Path, rows: Iterable[AuditRow]) -> None:
+    """One JSON object a line, written beside and renamed, readable by its owner only."""
+    beside = path.with_name(path.name + ".tmp")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        for row in rows:
+            record = asdict(row)
+            if row.texts is None:
+                del record["texts"]
+            file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def summarise(rows: Iterable[AuditRow]) -> AuditSummary:
+    by_client: dict[str, list[AuditRow]] = {}
+    for row in rows:
+        by_client.setdefault(row.client_id, []).append(row)
+    if not by_client:
+        raise ValueError("there are no audit rows to summarise")
+    everything = [row for client in by_client.values() for row in client]
+    clients = {client: _summary(by_client[client]) for client in sorted(by_client)}
+    return AuditSummary(_summary(everything), clients)
+
+
+def _summary(rows: Sequence[AuditRow]) -> ClientAudit:
+    kept = [row.kept for row in rows]
+    reasons = Counter(reason for row in rows for reason in row.reasons)
+    return ClientAudit(
+        examples=len(rows),
+        kept=fmean(kept),
+        fell_back=1.0 - fmean(kept),
+        changed=fmean(row.changed for row in rows),
+        drafts=fmean(row.draws for row in rows),
+        filler_per_1000_before=_filler([row.before for row in rows]),
+        repeated_4_before=fmean(row.before.repeated_4 for row in rows),
+        written=_measured(rows, [True] * len(rows)),
+        trained=_measured(rows, kept),
+        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def _measured(rows: Sequence[AuditRow], rewritten: Sequence[bool]) -> Measured:
+    """An example that is not rewritten stands for its original: nothing lost, nothing longer."""
+    pairs = list(zip(rows, rewritten, strict=True))
+    texts = [row.after if new else row.before for row, new in pairs]
+    ratios = [row.length_ratio if new else 1.0 for row, new in pairs]
+
+    def share(count: str) -> float:
+        return fmean(new and bool(getattr(row, count)) for row, new in pairs)
+
+    return Measured(
+        length_ratio=median(ratios),
+        longer_than_twice=fmean(ratio > 2 for ratio in ratios),
+        filler_per_1000=_filler(texts),
+        repeated_4=fmean(text.repeated_4 for text in texts),
+        distinct_2=fmean(text.distinct_2 for text in texts),
+        compression=fmean(text.compression for text in texts),
+        unsupported=fmean(row.unsupported if new else 0.0 for row, new in pairs),
+        leaking=share("leaks"),
+        numbers_lost=share("numbers_lost"),
+        numbers_invented=share("numbers_invented"),
+        names_lost=share("names_lost"),
+        names_invented=share("names_invented"),
+        dates_changed=fmean(new and r.dates_lost + r.dates_invented > 0 for r, new in pairs),
+        negation_changed=fmean(
+            new and (r.negation_lost or r.negation_invented) for r, new in pairs
+        ),
+    )
+
+
+def _filler(texts: Sequence[Redundancy]) -> float:
+    return 1000 * sum(text.filler for text in texts) / max(1, sum(text.words for text in texts))

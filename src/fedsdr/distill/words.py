@@ -1,0 +1,52 @@
+"""How the checks and measures cut a text into words and sentences."""
+
+from __future__ import annotations
+
+import re
+
+# Scripts without spaces count one character as one word, so that lengths stay comparable.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]*]*\s+|(?<=[\u3002\uff01\uff1f])|\n+")
+_ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e)|\b[A-Z])\.$")
+_LIST_MARK = re.compile(
+    r"^[ \t]*(?:[-*•][ \t]+|#+[ \t]+|\(?\d{1,2}[.)]+[ \t]+)(?=\S)", re.MULTILINE
+)
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
+
+
+def plain(text: str) -> str:
+    """Case folded, with straight apostrophes."""
+    return text.casefold().replace("\u2019", "'")
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits, case folded: `"Don't"` gives `["don", "t"]`."""
+    return _WORD.findall(text.casefold())
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences and lines, without list marks; `Dr. Goodall` does not end one."""
+    unmarked = without_list_marks(text)
+    pieces: list[str] = []
+    start = 0
+    for end in _SENTENCE_END.finditer(unmarked):
+        if "\n" not in end.group() and _ABBREVIATION.search(unmarked[start : end.start()][-6:]):
+            continue
+        pieces.append(unmarked[start : end.start()].strip())
+        start = end.end()
+    pieces.append(unmarked[start:].strip())
+    return [piece for piece in pieces if words(piece)]
+
+
+def without_list_marks(text: str) -> str:
+    """`"2. Wash it"` gives `"Wash it"`: the number of an item is no statement."""
+    return _LIST_MARK.sub("", text)
+
+
+def code_blocks(text: str) -> tuple[str, ...]:
+    """The contents of the closed code fences."""
+    return tuple(_FENCE.findall(text))
+
+
+def without_code(text: str) -> str:
+    return _FENCE.sub("\n", text)

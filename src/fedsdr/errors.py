@@ -1,0 +1,61 @@
+"""Everything that a user, a file or a client can do wrong, as typed errors.
+
+Each message names the culprit (file, line, key, client, tensor) and, where there is one, the fix.
+The command line prints the message and exits with 2; it never shows a traceback for one of these.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedsdrError(Exception):
+    """The base of all errors that are not bugs in fedsdr."""
+
+
+class RecipeError(FedsdrError):
+    """A recipe key is unknown, missing, of the wrong type, or makes no sense with the others."""
+
+
+class DataError(FedsdrError):
+    """A data file is missing, malformed or empty; the message names file, line and field."""
+
+
+class ModelError(FedsdrError):
+    """A model or tokenizer folder cannot be used."""
+
+
+class AdapterError(FedsdrError):
+    """An adapter folder is malformed, or belongs to another base."""
+
+
+class UpdateRefused(FedsdrError):
+    """A client's update may not enter the model."""
+
+    def __init__(self, client_id: str, reason: str, tensor: str | None = None) -> None:
+        self.client_id, self.reason, self.tensor = client_id, reason, tensor
+        where = f", tensor {tensor!r}" if tensor else ""
+        super().__init__(f"update of client {client_id!r} refused{where}: {reason}")
+
+
+class RoundFailed(FedsdrError):
+    """Too few clients answered for the round to count."""
+
+
+class CorruptArtifact(FedsdrError):
+    """A stored file is not what was written: truncated, altered, or missing."""
+
+
+class RunLocked(FedsdrError):
+    """Another process is working in this run directory."""
+
+
+class RunError(FedsdrError):
+    """A run directory is missing, already used, or cannot be written."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`'fedavgg'` -> `" Did you mean 'fedavg'?"`, or nothing when nothing is near."""
+    hits = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {hits[0]!r}?" if hits else ""

@@ -1,0 +1,112 @@
+"""Scores of deployed models: what a scorer may ask of them, and the scorer for any data (held-out
+loss)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fedsdr.data.batches import make_block
+from fedsdr.data.render import Rendered, render, render_prompt
+from fedsdr.distill.generate import Progress, Sampling, generate_stacked, no_progress
+from fedsdr.model.lora import StackedLora
+from fedsdr.parts.algorithm import split_mix
+from fedsdr.train import summed_nll
+from fedsdr.types import ClientData, Example
+
+Split = Literal["validation", "test"]
+
+
+class Scorer(Protocol):
+    """How good models are on clients' data. The best round is chosen by `best_on` over the
+    validation split."""
+
+    @property
+    def best_on(self) -> str: ...
+    @property
+    def higher_is_better(self) -> bool: ...
+    def score(
+        self, model: Worn, clients: Sequence[ClientData], split: Split
+    ) -> list[dict[str, float]]:
+        """One mapping of measures per client."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Worn:
+    """One model for all clients (`flats[branch]` is [1, P]), or one per client side by side ([K,
+    P])."""
+
+    lora: StackedLora
+    flats: Mapping[str, Tensor]
+    mix: str
+    max_length: int = 1024
+    batch: int = 128
+    progress: Progress = no_progress
+
+    @property
+    def models(self) -> int:
+        return next(iter(self.flats.values())).shape[0] if self.flats else 1
+
+    def _on(self) -> AbstractContextManager[None]:
+        return self.lora.wear(self.flats, split_mix(self.mix))
+
+    def answer(self, asked: Sequence[Sequence[Example]], max_new_tokens: int) -> list[list[str]]:
+        """Greedy answers, list by list; each list by its client's model, or all by the one."""
+        prompts = [[render_prompt(self.lora.base, e) for e in examples] for examples in asked]
+        one = self.models == 1
+        stacked = [[p for own in prompts for p in own]] if one else prompts
+        if not any(stacked):
+            return [[] for _ in asked]
+        sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
+        with torch.no_grad(), self._on():
+            found = generate_stacked(
+                self.lora.base, stacked, sampling, batch=self.batch, progress=self.progress
+            )
+        texts = iter([g.text for own in found for g in own])
+        return [[next(texts) for _ in own] for own in prompts]
+
+    def loss(self, examples: Sequence[Sequence[Example]]) -> list[tuple[float, int]]:
+        """Per list: mean −log p over the response tokens, and their number."""
+        rows = [[render(self.lora.base, e, self.max_length) for e in own] for own in examples]
+        if self.models == 1:
+            return [self._summed([own])[0] for own in rows]
+        return self._summed(rows)
+
+    def _summed(self, rows: Sequence[Sequence[Rendered]]) -> list[tuple[float, int]]:
+        sums = torch.zeros(len(rows), dtype=torch.float64)
+        longest = max(map(len, rows), default=0)
+        share = max(1, self.batch // 4 // len(rows))
+        for first in range(0, longest, share):
+            block = make_block(
+                [own[first : first + share] for own in rows],
+                self.lora.base.pad,
+                self.lora.base.net.device,
+            )
+            with torch.no_grad(), self._on():
+                sums += summed_nll(self.lora.base, block).double().cpu()
+        tokens = [sum(r.trained for r in own) for own in rows]
+        return [(s / max(1, n), n) for s, n in zip(sums.tolist(), tokens, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutLoss:
+    """For any data: mean loss per response token on the held-out rows, and its perplexity."""
+
+    best_on: str = field(default="loss")
+    higher_is_better: bool = field(default=False)
+
+    def score(
+        self, model: Worn, clients: Sequence[ClientData], split: Split
+    ) -> list[dict[str, float]]:
+        own = [c.validation if split == "validation" else c.test for c in clients]
+        return [
+            {"loss": loss, "perplexity": math.exp(min(loss, 50.0))} if tokens else {}
+            for loss, tokens in model.loss(own)
+        ]

@@ -1,0 +1,268 @@
+"""The only round loop: order, ask, admit, combine, evaluate, record, commit.
+
+Killed at any moment, it resumes to the same bytes. A round is committed by its checkpoint, written
+last; whatever a dead process had recorded of an uncommitted round is dropped, except the updates of
+whole groups of clients, which wait in the spool (the unit of work that can be lost is one group).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from fedsdr.cohort.admit import Expected, admit
+from fedsdr.errors import RoundFailed, UpdateRefused
+from fedsdr.parts.algorithm import Algorithm
+from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.ledger import LEDGER, Ledger
+from fedsdr.tensors import nbytes, rng_sample
+from fedsdr.types import Lost, Order, ServerState, Update
+
+ROUNDS, TIMINGS = "rounds.jsonl", "timings.jsonl"
+Scores = Mapping[str, Mapping[str, float]]  # mix -> measure -> mean over clients
+Row = Mapping[str, Any]
+
+
+class Cohort(Protocol):
+    """Whoever holds the clients: this process, or a network."""
+
+    def ask(self, orders: Sequence[Order], answered: set[str]) -> Iterable[Update | Lost]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    run: str
+    seed: int
+    rounds: int
+    lr: float
+    schedule: Literal["constant", "cosine"] = "constant"
+    min_lr: float = 0.0
+    participation: float = 1.0  # a share of the clients up to 1, a count above
+    quorum: int = 1
+    evaluate_every: int = 1
+    patience: int | None = None
+    heaviest: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Scores of every deployed mix on validation data, and which of them decides the best round."""
+
+    validate: Callable[[ServerState], Scores]
+    mix: str
+    measure: str
+    higher_is_better: bool
+
+    def better(self, new: float, old: float | None) -> bool:
+        return old is None or (new > old if self.higher_is_better else new < old)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The last state, and the round that validation likes best."""
+
+    state: ServerState
+    best_round: int
+    best_score: float | None
+
+
+def run_rounds(
+    algorithm: Algorithm,
+    cohort: Cohort,
+    clients: Sequence[str],
+    first: ServerState,
+    run: RunDirectory,
+    settings: LoopSettings,
+    base_digest: str,
+    judge: Judge | None = None,
+    told: Callable[[Row], None] = lambda row: None,
+) -> Outcome:
+    """Run, or go on from the last good checkpoint, to the last round."""
+    state, best = _recover(first, run)
+    for number in range(state.round + 1, settings.rounds + 1):
+        if settings.patience is not None and best.waited >= settings.patience:
+            break
+        asked = sample_clients(clients, settings, number)
+        refused = _gather(cohort, asked, state, run, settings, base_digest, number)
+        updates = SpooledUpdates(run, number, asked)
+        answered = updates.clients()
+        if len(answered) < settings.quorum:
+            reasons = "; ".join(refused) or "no client answered"
+            raise RoundFailed(
+                f"round {number}: {len(answered)} of {len(asked)} clients answered, "
+                f"{settings.quorum} are needed: "
+                f"{reasons}"
+            )
+        down = nbytes(state.shared)
+        state = algorithm.combine(state, updates)
+        scores: Scores = {}
+        if judge and (number % settings.evaluate_every == 0 or number == settings.rounds):
+            scores = judge.validate(state)
+            best = best.after(number, scores.get(judge.mix, {}).get(judge.measure), judge)
+        _commit(run, number, state, best, updates, refused, scores, down, settings, told)
+    return Outcome(state, best.round or state.round, best.score)
+
+
+def learning_rate(settings: LoopSettings, round: int) -> float:
+    """Constant, or a half cosine over the rounds from `lr` to `min_lr`."""
+    if settings.schedule == "constant":
+        return settings.lr
+    share = (round - 1) / max(1, settings.rounds - 1)
+    return settings.min_lr + 0.5 * (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * share))
+
+
+def sample_clients(clients: Sequence[str], settings: LoopSettings, round: int) -> list[str]:
+    """Who takes part: drawn anew every round from the run's seed, without replacement."""
+    every, wish = sorted(clients), settings.participation
+    count = math.ceil(wish * len(every)) if wish <= 1 else int(wish)
+    count = min(max(1, count), len(every))
+    return sorted(rng_sample(every, count, settings.seed, round, "sample"))
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledUpdates:
+    """A round's admitted updates in client-id order, read from disk one at a time, as often as a
+    rule likes."""
+
+    run: RunDirectory
+    round: int
+    asked: Sequence[str]
+
+    def clients(self) -> list[str]:
+        spooled = self.run.spooled(self.round)
+        return sorted(c for c in self.asked if c in spooled)
+
+    def __iter__(self) -> Iterator[Update]:
+        for client_id in self.clients():
+            stored = self.run.load_update(client_id, self.round)
+            meta = stored.meta
+            yield Update(
+                meta["run"],
+                meta["round"],
+                client_id,
+                meta["base"],
+                meta["weight"],
+                stored.tensors.get("shared", {}),
+                meta["metrics"],
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    round: int = 0
+    score: float | None = None
+    waited: int = 0
+
+    def after(self, round: int, score: float | None, judge: Judge) -> _Best:
+        if score is None or not math.isfinite(score):
+            return _Best(self.round, self.score, self.waited + 1)
+        if judge.better(score, self.score):
+            return _Best(round, score)
+        return _Best(self.round, self.score, self.waited + 1)
+
+
+def _recover(first: ServerState, run: RunDirectory) -> tuple[ServerState, _Best]:
+    """The last good checkpoint, or the start; rows of rounds that it does not know are dropped."""
+    if not run.checkpoints():
+        run.save_checkpoint(
+            0, {"shared": first.shared, "slots": first.slots}, _meta(first, _Best())
+        )
+    number, stored, _problems = run.load_latest_checkpoint()
+    for file in (ROUNDS, TIMINGS, LEDGER):
+        run.keep_rows(file, number)
+    run.drop_spool(number)
+    state = ServerState(number, stored.tensors.get("shared", {}), stored.tensors.get("slots", {}))
+    return state, _Best(**stored.meta["best"])
+
+
+def _gather(
+    cohort: Cohort,
+    asked: Sequence[str],
+    state: ServerState,
+    run: RunDirectory,
+    settings: LoopSettings,
+    base_digest: str,
+    number: int,
+) -> list[str]:
+    """Ask, admit, spool; returns why clients were refused or lost."""
+    lr = learning_rate(settings, number)
+    orders = [
+        Order(settings.run, number, c, "train", settings.seed, state.shared, {"lr": lr})
+        for c in asked
+    ]
+    expected = Expected(
+        settings.run, number, base_digest, set(asked), state.shared, settings.heaviest
+    )
+    seen, refused = run.spooled(number), list[str]()
+    fresh = set[str]()
+    for answer in cohort.ask(orders, seen):
+        if isinstance(answer, Lost):
+            refused.append(f"client {answer.client_id!r} lost: {answer.reason}")
+            continue
+        try:
+            admit(answer, expected, fresh)
+        except UpdateRefused as error:
+            refused.append(str(error))
+            continue
+        fresh.add(answer.client_id)
+        meta = {
+            "run": answer.run,
+            "round": number,
+            "base": answer.base_digest,
+            "weight": answer.weight,
+            "metrics": dict(answer.metrics),
+        }
+        run.save_update(answer.client_id, number, {"shared": answer.shared}, meta)
+    return refused
+
+
+def _commit(
+    run: RunDirectory,
+    number: int,
+    state: ServerState,
+    best: _Best,
+    updates: SpooledUpdates,
+    refused: Sequence[str],
+    scores: Scores,
+    down: int,
+    settings: LoopSettings,
+    told: Callable[[Row], None],
+) -> None:
+    """Record the round, then commit it by its checkpoint."""
+    ledger, losses, up, steps, tokens = Ledger(run), dict[str, float](), 0, 0.0, 0.0
+    for update in updates:
+        ledger.record(number, update.client_id, "up", update.shared, "change of the shared branch")
+        up += nbytes(update.shared)
+        losses[update.client_id] = update.metrics.get("loss", 0.0)
+        steps += sum(v for name, v in update.metrics.items() if name.startswith("steps"))
+        tokens += sum(v for name, v in update.metrics.items() if name.startswith("tokens"))
+    row = {
+        "round": number,
+        "lr": learning_rate(settings, number),
+        "clients": len(losses),
+        "refused": list(refused),
+        "loss": sum(losses.values()) / len(losses),
+        "losses": losses,
+        "steps": steps,
+        "tokens": tokens,
+        "bytes_up": up,
+        "bytes_down": down * len(updates.asked),
+        "validation": {mix: dict(found) for mix, found in scores.items()},
+        "best_round": best.round,
+    }
+    run.append_row(ROUNDS, row)
+    tensors = {"shared": state.shared, "slots": state.slots}
+    run.save_checkpoint(number, tensors, _meta(state, best))
+    run.prune_checkpoints(2, {best.round})
+    run.prune_client_states(number, {best.round})
+    run.drop_spool(number)
+    told(row)
+
+
+def _meta(state: ServerState, best: _Best) -> dict[str, Any]:
+    return {
+        "round": state.round,
+        "best": {"round": best.round, "score": best.score, "waited": best.waited},
+    }

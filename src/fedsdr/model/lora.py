@@ -1,0 +1,227 @@
+"""Stacked LoRA: K clients' branches side by side over one frozen base.
+
+A branch holds, for every adapted layer, A: [K, r, in] and B: [K, out, r]. The base runs once over
+the rows of all K clients (client by client, equally many each); the branches are batched matrix
+products, so client k's rows meet client k's branches only:
+
+    h_out = W0 h + Σ_branch (α/r) B_k A_k h          (METHOD.md §4, both branches in parallel)
+
+All numbers of a branch lie in one flat [K, P] tensor, of which A and B are views: an optimiser
+step, a clipping norm or an average over a branch is one operation, and dropping finished clients is
+a slice.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsdr.errors import ModelError, nearest
+from fedsdr.model.base import BaseModel, linear_layers
+from fedsdr.tensors import generator
+
+
+@dataclass(frozen=True, slots=True)
+class BranchSpec:
+    rank: int = 8
+    alpha: float = 16.0
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where one layer's A or B lies in the flat tensor."""
+
+    name: str  # "<layer>.A" or "<layer>.B"
+    start: int
+    shape: tuple[int, int]
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The order of all A's and B's of one branch in its flat tensor."""
+
+    spec: BranchSpec
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        return self.pieces[-1].stop
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views by name: of one client's [P], or of K clients' [K, P]."""
+        lead = flat.shape[:-1]
+        parts = flat.split([p.stop - p.start for p in self.pieces], dim=-1)  # one node in the graph
+        return {
+            p.name: part.view(*lead, *p.shape) for p, part in zip(self.pieces, parts, strict=True)
+        }
+
+    def flat(self, named: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """One client's named tensors as [P]."""
+        parts = [named[p.name].to(device=device, dtype=dtype).reshape(-1) for p in self.pieces]
+        return torch.cat(parts)
+
+    def columns(self, which: str) -> Tensor:
+        """The positions of all A's (or all B's) in the flat tensor."""
+        return torch.cat(
+            [torch.arange(p.start, p.stop) for p in self.pieces if p.name.endswith("." + which)]
+        )
+
+
+class StackedLinear(nn.Module):
+    """A frozen linear layer plus whatever pair (A, B·scale) is worn."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.worn: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x)
+        if self.worn is None:
+            return out
+        a, b = self.worn
+        rows = x.reshape(a.shape[0], -1, x.shape[-1]).to(a.dtype)
+        stacked = out.reshape(a.shape[0], -1, out.shape[-1])
+        hidden = torch.bmm(rows, a.transpose(1, 2))
+        if stacked.dtype == a.dtype:
+            return torch.baddbmm(stacked, hidden, b.transpose(1, 2)).view(out.shape)
+        return (stacked + torch.bmm(hidden, b.transpose(1, 2)).to(out.dtype)).view(out.shape)
+
+
+class StackedLora:
+    """Adapts the layers of a base whose names match a pattern; wears branches while it is asked
+    to."""
+
+    def __init__(self, base: BaseModel, targets: str, specs: Mapping[str, BranchSpec]) -> None:
+        self.base = base
+        found = linear_layers(base.net)
+        head = base.net.get_output_embeddings()
+        names = [n for n, m in found.items() if m is not head and _matches(targets, n)]
+        if not names:
+            tails = sorted({n.rsplit(".", 1)[-1] for n, m in found.items() if m is not head})
+            raise ModelError(
+                f"lora.targets {targets!r} matches no linear layer of this model; its layers are "
+                f"called "
+                f"{', '.join(tails)}.{nearest(targets, tails)}"
+            )
+        self.layers: dict[str, StackedLinear] = {}
+        self.shapes: dict[str, tuple[int, int]] = {}
+        for name in names:
+            parent, _, child = name.rpartition(".")
+            owner = base.net.get_submodule(parent)
+            layer = getattr(owner, child)
+            if isinstance(layer, StackedLinear):
+                raise ModelError(
+                    "this base already wears a StackedLora; load it again or remove that one"
+                )
+            self.shapes[name] = _in_out(layer)
+            self.layers[name] = StackedLinear(layer)
+            setattr(owner, child, self.layers[name])
+        self.layouts = {branch: self._layout(spec) for branch, spec in specs.items()}
+
+    def remove(self) -> None:
+        """Give the base back as it was."""
+        for name, layer in self.layers.items():
+            parent, _, child = name.rpartition(".")
+            setattr(self.base.net.get_submodule(parent), child, layer.base)
+
+    def transposed(self) -> bool:
+        """Whether the adapted layers keep their weight as [in, out] (GPT-2's Conv1D)."""
+        return any(not isinstance(layer.base, nn.Linear) for layer in self.layers.values())
+
+    def target_modules(self) -> list[str]:
+        """The adapted layers as PEFT names them: by their last part where that is unambiguous."""
+        tails = {name.rsplit(".", 1)[-1] for name in self.layers}
+        others = {n.rsplit(".", 1)[-1] for n in linear_layers(self.base.net)} & tails
+        return sorted(self.layers) if others - {"base"} else sorted(tails)
+
+    def fresh(self, branch: str, *seed: str | int) -> Tensor:
+        """One client's start [P], as PEFT's: A uniform in ±1/sqrt(in), B zero."""
+        layout, random = self.layouts[branch], generator(*seed)
+        flat = torch.zeros(layout.size, dtype=torch.float64)
+        for piece in layout.pieces:
+            if piece.name.endswith(".A"):
+                bound = 1 / math.sqrt(piece.shape[1])
+                drawn = torch.rand(piece.shape, generator=random, dtype=torch.float64)
+                flat[piece.start : piece.stop] = ((2 * drawn - 1) * bound).reshape(-1)
+        return flat
+
+    @contextmanager
+    def wear(
+        self,
+        flats: Mapping[str, Tensor],
+        mix: Sequence[str],
+        factors: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[None]:
+        """Run the base with the branches of `mix`: `flats[branch]` is [K, P]; `factors[branch]`,
+        [K], multiplies a branch's scale client by client (0 switches it off)."""
+        views = {branch: self.layouts[branch].named(flats[branch]) for branch in mix}
+        scales = {
+            branch: _scale(self.layouts[branch].spec.scale, (factors or {}).get(branch))
+            for branch in mix
+        }
+        try:
+            if mix:
+                for name, layer in self.layers.items():
+                    layer.worn = (
+                        _cat([views[b][name + ".A"] for b in mix], dim=1),
+                        _cat([views[b][name + ".B"] * scales[b] for b in mix], dim=2),
+                    )
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.worn = None
+
+    def _layout(self, spec: BranchSpec) -> Layout:
+        pieces: list[Piece] = []
+        start = 0
+        for name, (width_in, width_out) in self.shapes.items():
+            for which, shape in (("A", (spec.rank, width_in)), ("B", (width_out, spec.rank))):
+                pieces.append(Piece(f"{name}.{which}", start, shape))
+                start = pieces[-1].stop
+        return Layout(spec, tuple(pieces))
+
+
+def parse_mix(text: str) -> tuple[str, ...]:
+    """`"R+S"` -> `("R", "S")`; the empty mix is the base alone."""
+    return tuple(part.strip() for part in text.split("+") if part.strip())
+
+
+def _matches(targets: str, name: str) -> bool:
+    """`all-linear`, or a regular expression that a part of the dotted name must match in full."""
+    if targets == "all-linear":
+        return True
+    try:
+        pattern = re.compile(targets)
+    except re.error as error:
+        raise ModelError(f"lora.targets {targets!r} is no regular expression: {error}") from error
+    return bool(pattern.fullmatch(name) or pattern.fullmatch(name.rsplit(".", 1)[-1]))
+
+
+def _in_out(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    width_in, width_out = layer.get_parameter("weight").shape  # Conv1D keeps its weight transposed
+    return width_in, width_out
+
+
+def _scale(scale: float, factor: Tensor | None) -> Tensor | float:
+    return scale if factor is None else scale * factor.view(-1, 1, 1)
+
+
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

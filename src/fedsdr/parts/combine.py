@@ -1,0 +1,43 @@
+"""Combine: the server's rule, from the clients' changes to the next shared state.
+
+Updates come as a re-iterable sequence sorted by client id (they lie on disk), so a mean holds one
+adapter in memory, not one per client, and the order in which clients answered cannot matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedsdr.types import ServerState, Update
+
+
+class Combine(Protocol):
+    def __call__(self, state: ServerState, updates: Iterable[Update]) -> ServerState: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """FedAvg (McMahan et al. 2017) on changes: w ← w + Σ (n_k/n) Δ_k."""
+
+    def __call__(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+        change = weighted_mean(updates)
+        shared = {name: w + change[name].to(w.dtype) for name, w in state.shared.items()}
+        return ServerState(state.round + 1, shared, state.slots)
+
+
+def weighted_mean(updates: Iterable[Update]) -> Mapping[str, Tensor]:
+    """Σ (n_k/n) Δ_k, streamed, in fp32 (fp64 where the run is)."""
+    total, sums = 0.0, dict[str, Tensor]()
+    for update in updates:
+        total += update.weight
+        for name, tensor in update.shared.items():
+            wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            sums[name] = (
+                sums[name].add_(wide, alpha=update.weight) if name in sums else wide * update.weight
+            )
+    return {name: tensor / total for name, tensor in sums.items()}

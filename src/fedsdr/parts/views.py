@@ -1,0 +1,37 @@
+"""Views: which examples a term trains on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Teacher = Literal["base", "global"]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """The client's own answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The answers as the teacher rewrote them (FedSD), by the selection rule of `selection`.
+
+    The teacher is the base, once; or the global model of the round, again every `redistill_every`
+    rounds.
+    """
+
+    selection: str = "none"
+    teacher: Teacher = "base"
+    redistill_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Each example rewritten with probability `share`, else raw; the draw is fixed per example."""
+
+    share: float
+    rewritten: Rewritten = Rewritten()
+
+
+View = Raw | Rewritten | Mixed

@@ -1,0 +1,83 @@
+"""Finished runs as the comparison takes them: each directory's results.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from fedsdr.errors import CorruptArtifact, RunError
+from fedsdr.evaluate.comparison import DEFAULT_MEASURES, RunResult
+from fedsdr.runs.identity import find
+
+RESULTS = "results.json"
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "method": str,
+    "seed": int,
+    "world": str,
+    "lr": (int, float),
+    "scores": dict,
+}
+
+
+def read_results(directories: Iterable[Path]) -> list[RunResult]:
+    return [read_result(directory) for directory in directories]
+
+
+def read_result(directory: Path) -> RunResult:
+    """One run's final scores; a run that is not finished has none."""
+    find(directory)
+    path = directory / RESULTS
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(
+            f"{directory} has no {RESULTS}: the run is not finished; go on with `fedsdr resume {directory}`"
+        ) from None
+    except OSError as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
+    values = _checked(path, found)
+    return RunResult(
+        path=str(directory),
+        method=values["method"],
+        seed=values["seed"],
+        world=values["world"],
+        lr=float(values["lr"]),
+        scores=_scores(path, values["scores"]),
+    )
+
+
+def default_measures(results: Sequence[RunResult]) -> tuple[str, ...]:
+    """Atlas's four, or the held-out loss; where no run has any of them, all that there are."""
+    there = dict.fromkeys(m for run in results for scores in run.scores.values() for m in scores)
+    return tuple(m for m in (*DEFAULT_MEASURES, "loss") if m in there) or tuple(there)
+
+
+def _checked(path: Path, found: Any) -> Mapping[str, Any]:
+    if not isinstance(found, dict):
+        raise _damaged(path, "it is not a JSON object")
+    values = cast("dict[str, Any]", found)
+    for key, kind in KINDS.items():
+        if not isinstance(values.get(key), kind) or isinstance(values[key], bool):
+            raise _damaged(path, f"{key!r} is missing or of the wrong type")
+    return values
+
+
+def _scores(path: Path, scores: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    for mix, measures in scores.items():
+        if not isinstance(measures, dict):
+            raise _damaged(path, f"'scores.{mix}' is not an object")
+        for measure, value in cast("dict[str, Any]", measures).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+                raise _damaged(path, f"'scores.{mix}.{measure}' is not a number")
+    return scores
+
+
+def _damaged(path: Path, why: str) -> CorruptArtifact:
+    return CorruptArtifact(
+        f"{path} is damaged: {why}; `fedsdr resume {path.parent}` writes it anew"
+    )

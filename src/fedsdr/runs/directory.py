@@ -1,0 +1,285 @@
+"""The run directory: the whole truth about a run, and all that a resume, a report or a purge needs.
+
+    recipe.yaml  run.json  rounds.jsonl  timings.jsonl  ledger.jsonl  lock
+    checkpoints/round-00003/     the server's state after round 3
+    clients/<id>/round-00003/    a client's private state after round 3; never sent
+    updates/round-00003/<id>/    updates of a round that is under way (the spool)
+    adapters/  rewrites/
+
+Methods that only read change nothing here; those that write are for the holder of `run_lock`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsdr.errors import CorruptArtifact, RunError
+from fedsdr.runs import files, identity
+from fedsdr.runs.artifact import (
+    Artifact,
+    artifacts_in,
+    load_artifact,
+    recover,
+    remove_artifact,
+    save_artifact,
+)
+from fedsdr.runs.files import JSON
+from fedsdr.runs.lock import run_lock
+from fedsdr.types import Tensors
+
+ROUND = re.compile(r"round-(\d{5,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How much a purge removed."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    root: Path
+
+    @classmethod
+    def create(cls, path: Path, recipe_text: str, facts: Mapping[str, JSON]) -> RunDirectory:
+        """Begin a run in a new or empty directory; of many processes that try, one succeeds.
+
+        The fact "run", the run's id, is stamped on every artifact: those of other runs are refused.
+        """
+        identity.claim(path, recipe_text, facts)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        identity.find(path)
+        return cls(path)
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds."""
+        return identity.read_facts(self.root)
+
+    def amend(self, changes: Mapping[str, JSON]) -> None:
+        """Add facts, or replace them: K, say, after memory ran out."""
+        identity.write_facts(self.root, {**self.facts(), **changes})
+
+    def recipe(self) -> str:
+        return identity.read_recipe(self.root)
+
+    def refuse_if_purged(self) -> None:
+        """Without the private state a resume would silently train something else."""
+        if purged := self.facts().get("purged"):
+            raise RunError(
+                f"{self.root} cannot be resumed: its {' and '.join(purged)} were removed by "
+                "`fedsdr purge`; train again with another --out"
+            )
+
+    def recover(self) -> None:
+        """Undo what a kill left unfinished anywhere in the run: the first step of a resume."""
+        nested = [
+            self.root / parent / name
+            for parent in ("clients", "updates")
+            for name in artifacts_in(self.root / parent)
+        ]
+        top = [self.root / name for name in ("", "checkpoints", "clients", "updates", "adapters")]
+        for folder in [*top, *nested]:
+            recover(folder)
+
+    # Rows: rounds.jsonl, timings.jsonl, ledger.jsonl
+
+    def append_row(self, file: str, row: Mapping[str, JSON]) -> None:
+        files.append_row(self._rows_path(file), row)
+
+    def rows(self, file: str) -> list[dict[str, Any]]:
+        """All rows but a torn last one, which is what a kill leaves behind."""
+        return files.read_rows(self._rows_path(file))
+
+    def keep_rows(self, file: str, last_round: int) -> None:
+        """Drop the rows of later rounds, which a resume will write anew."""
+        files.keep_rows(self._rows_path(file), last_round)
+
+    # Checkpoints
+
+    def save_checkpoint(
+        self, round: int, tensors: Mapping[str, Tensors], meta: Mapping[str, JSON]
+    ) -> str:
+        """Commit a round, after the clients' states of that round were saved."""
+        states = {
+            client_id: newest
+            for client_id in self._clients()
+            if (newest := _newest(self._state_rounds(client_id), round + 1)) is not None
+        }
+        return self._save(_checkpoint(round), tensors, meta, states)
+
+    def checkpoints(self) -> list[int]:
+        return _rounds(artifacts_in(self.root / "checkpoints"))
+
+    def load_checkpoint(self, round: int) -> Artifact:
+        return self._load(_checkpoint(round))[0]
+
+    def load_latest_checkpoint(self) -> tuple[int, Artifact, list[str]]:
+        """The newest round of which the checkpoint and the clients' states it counts on are whole.
+
+        With it comes a message on what is wrong with each newer one.
+        """
+        self.refuse_if_purged()
+        problems: list[str] = []
+        for round in reversed(self.checkpoints()):
+            try:
+                artifact, states = self._load(_checkpoint(round))
+                for client_id, state_round in states.items():
+                    self._load(_state(client_id, state_round))
+            except CorruptArtifact as error:
+                problems.append(f"checkpoint of round {round} cannot be used: {error}")
+            else:
+                return round, artifact, problems
+        none = f"{self.root / 'checkpoints'} holds no checkpoint that can be used"
+        raise CorruptArtifact("; ".join([none, *problems]))
+
+    def prune_checkpoints(self, keep: int, also: Collection[int] = ()) -> None:
+        """Keep the newest `keep`, and those of the rounds in `also`."""
+        rounds = self.checkpoints()
+        for round in set(rounds[: max(len(rounds) - keep, 0)]) - set(also):
+            remove_artifact(self.root / _checkpoint(round))
+
+    # Private state of the clients
+
+    def save_client_state(
+        self,
+        client_id: str,
+        round: int,
+        tensors: Mapping[str, Tensors],
+        meta: Mapping[str, JSON],
+    ) -> str:
+        return self._save(_state(client_id, round), tensors, meta)
+
+    def load_client_state(self, client_id: str, before_round: int) -> Artifact | None:
+        """The newest state from before that round; None for a client that has none yet."""
+        newest = _newest(self._state_rounds(client_id), before_round)
+        return None if newest is None else self._load(_state(client_id, newest))[0]
+
+    def prune_client_states(self, committed_round: int, also: Collection[int] = ()) -> None:
+        """Keep what the checkpoints of that round, of the one before it and of `also` count on."""
+        for client_id in self._clients():
+            rounds = self._state_rounds(client_id)
+            before = _newest(rounds, committed_round)
+            needed = {_newest(rounds, round + 1) for round in also}
+            for round in rounds:
+                if before is not None and round < before and round not in needed:
+                    remove_artifact(self.root / _state(client_id, round))
+
+    # The spool: updates that have arrived in a round that is not yet committed
+
+    def save_update(
+        self,
+        client_id: str,
+        round: int,
+        tensors: Mapping[str, Tensors],
+        meta: Mapping[str, JSON],
+    ) -> str:
+        return self._save(_update(client_id, round), tensors, meta)
+
+    def load_update(self, client_id: str, round: int) -> Artifact:
+        return self._load(_update(client_id, round))[0]
+
+    def spooled(self, round: int) -> set[str]:
+        """The clients whose update is here and whole; damaged ones are removed, to be redone."""
+        whole: set[str] = set()
+        for client_id in _safe(artifacts_in(self.root / "updates" / _folder(round))):
+            try:
+                self.load_update(client_id, round)
+            except CorruptArtifact:
+                remove_artifact(self.root / _update(client_id, round))
+            else:
+                whole.add(client_id)
+        return whole
+
+    def drop_spool(self, upto_round: int) -> None:
+        for round in _rounds(artifacts_in(self.root / "updates")):
+            if round <= upto_round:
+                remove_artifact(self.root / "updates" / _folder(round))
+
+    def purge(self, private: bool = True, rewrites: bool = True) -> Purged:
+        """Remove what is private; results stay, and a resume is refused from then on.
+
+        Takes the run's lock itself.
+        """
+        folders = ["clients", "updates"] * private + ["rewrites"] * rewrites
+        chosen = ["private state"] * private + ["rewrites"] * rewrites
+        with run_lock(self.root):
+            # Marked first: a purge that is killed half-way must not be resumed from either.
+            self.amend({"purged": sorted({*self.facts().get("purged", []), *chosen})})
+            recover(self.root)
+            removed = [_remove(self.root / folder) for folder in folders]
+        return Purged(sum(count for count, _ in removed), sum(size for _, size in removed))
+
+    def _save(
+        self,
+        at: str,
+        tensors: Mapping[str, Tensors],
+        meta: Mapping[str, JSON],
+        states: Mapping[str, int] | None = None,
+    ) -> str:
+        about: dict[str, JSON] = {"run": self.facts().get("run"), "at": at, "states": states or {}}
+        return save_artifact(self.root / at, tensors, {"about": about, "meta": meta})
+
+    def _load(self, at: str) -> tuple[Artifact, dict[str, int]]:
+        """An artifact written for this very place, and the client states that it counts on."""
+        stored = load_artifact(self.root / at)
+        about = stored.meta.get("about", {})
+        if about.get("at") != at or about.get("run") != self.facts().get("run"):
+            raise CorruptArtifact(
+                f"{self.root / at} was written as {about.get('at')!r} of run {about.get('run')!r}"
+            )
+        return Artifact(stored.tensors, stored.meta["meta"], stored.digest), about["states"]
+
+    def _clients(self) -> list[str]:
+        return _safe(artifacts_in(self.root / "clients"))
+
+    def _state_rounds(self, client_id: str) -> list[int]:
+        return _rounds(artifacts_in(self.root / "clients" / files.checked_name(client_id)))
+
+    def _rows_path(self, file: str) -> Path:
+        return self.root / files.checked_name(file)
+
+
+def _folder(round: int) -> str:
+    return f"round-{round:05d}"
+
+
+def _checkpoint(round: int) -> str:
+    return f"checkpoints/{_folder(round)}"
+
+
+def _state(client_id: str, round: int) -> str:
+    return f"clients/{files.checked_name(client_id)}/{_folder(round)}"
+
+
+def _update(client_id: str, round: int) -> str:
+    return f"updates/{_folder(round)}/{files.checked_name(client_id)}"
+
+
+def _rounds(names: Iterable[str]) -> list[int]:
+    return sorted(int(found[1]) for name in names if (found := ROUND.fullmatch(name)))
+
+
+def _newest(rounds: Iterable[int], before: int) -> int | None:
+    return max((round for round in rounds if round < before), default=None)
+
+
+def _safe(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if files.SAFE_NAME.fullmatch(name))
+
+
+def _remove(path: Path) -> tuple[int, int]:
+    try:
+        removed = files.measure(path)
+        files.remove(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be removed: {error.strerror}; purge again") from error
+    return removed

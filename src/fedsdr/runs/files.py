@@ -1,0 +1,216 @@
+"""Plain files that survive a kill: whole texts replaced at once, and rows appended one by one.
+
+Everything is made private (files 0600, directories 0700) whatever the umask, and is on the disk,
+not only in memory, when the function returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from fedsdr.errors import CorruptArtifact, RunError
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+FIXES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some of your quota there",
+    errno.EFBIG: "raise the limit on file sizes",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "make it writable, or choose another place",
+    errno.EPERM: "make it writable, or choose another place",
+}
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Whoever reads, now or after a kill, sees the old text or the new one."""
+    with _written_beside(path, text) as beside:
+        os.replace(beside, path)
+
+
+def write_text_once(path: Path, text: str) -> bool:
+    """Like `write_text_atomic`, but only for the first who tries; False for all others."""
+    with _written_beside(path, text) as beside:
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+def write_json_atomic(path: Path, value: JSON) -> None:
+    write_text_atomic(path, pretty(value))
+
+
+def append_row(path: Path, row: Mapping[str, JSON]) -> None:
+    """Add one JSON line; after a failure the file is as it was before."""
+    try:
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    except ValueError as error:
+        raise RunError(f"{path}: a row holds a number that is not finite: {row}") from error
+    try:
+        is_new = not os.path.exists(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o600)
+        try:
+            os.fchmod(handle, 0o600)
+            _append(handle, line)
+        finally:
+            os.close(handle)
+        if is_new:
+            fsync_directory(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows but a torn last one: what a kill leaves behind, and never was a row."""
+    return [row for _, row in _lines(path)]
+
+
+def keep_rows(path: Path, last_round: int) -> None:
+    """Drop the rows of later rounds and a torn last one; the bytes of the others stay."""
+    kept = [line for line, row in _lines(path) if row.get("round", last_round) <= last_round]
+    text = b"".join(kept).decode()
+    if path.exists() and path.read_bytes() != text.encode():
+        write_text_atomic(path, text)
+
+
+def pretty(value: JSON) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def checked_name(name: str) -> str:
+    """The name itself, if it is safe as one part of a path."""
+    if not SAFE_NAME.fullmatch(name):
+        raise RunError(
+            f"{name!r} cannot name a client or file: use 1 to 64 of the characters "
+            "A-Z a-z 0-9 . _ - and no dot at the start"
+        )
+    return name
+
+
+def make_private(path: Path) -> None:
+    """Make a directory, and those above it, for the user alone."""
+    if os.path.isdir(path):
+        return
+    if path.parent != path:
+        make_private(path.parent)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    else:
+        os.chmod(path, 0o700)
+        fsync_directory(path.parent)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    _fill(os.open(path, flags, 0o600), data)
+
+
+def fsync_directory(path: Path) -> None:
+    """Only this makes the names in a directory survive a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a tree or a link (never what a link points to); nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def measure(path: Path) -> tuple[int, int]:
+    """Number and bytes of the files in a tree, without following links."""
+    if path.is_dir() and not path.is_symlink():
+        inside = [measure(child) for child in path.iterdir()]
+        return sum(count for count, _ in inside), sum(size for _, size in inside)
+    return (1, path.lstat().st_size) if os.path.lexists(path) else (0, 0)
+
+
+def unwritable(path: Path, error: OSError) -> RunError:
+    fix = FIXES.get(error.errno or 0, "remove the cause")
+    return RunError(
+        f"{path} cannot be written: {error.strerror or error}; {fix} and try again "
+        "(what was stored before is intact)"
+    )
+
+
+@contextmanager
+def _written_beside(path: Path, text: str) -> Generator[str, None, None]:
+    try:
+        make_private(path.parent)
+        handle, beside = tempfile.mkstemp(prefix=f".tmp-{path.name}.", dir=path.parent)
+        try:
+            _fill(handle, text.encode())
+            yield beside
+            fsync_directory(path.parent)
+        finally:
+            with suppress(OSError):  # renamed by now, or swept later
+                os.unlink(beside)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _fill(handle: int, data: bytes) -> None:
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(handle, 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(handle)
+
+
+def _append(handle: int, line: bytes) -> None:
+    size = os.fstat(handle).st_size
+    if size and os.pread(handle, 1, size - 1) != b"\n":
+        # A row after a torn line would become part of it.
+        size = os.pread(handle, size, 0).rfind(b"\n") + 1
+        os.ftruncate(handle, size)
+    try:
+        rest = line
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(handle, size)
+        raise
+
+
+def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    try:
+        *lines, _torn = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error.strerror}") from error
+    found: list[tuple[bytes, dict[str, Any]]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if not line.startswith(b"{"):
+                raise ValueError("it is not a JSON object")
+            row: dict[str, Any] = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not _torn:
+                break
+            raise CorruptArtifact(f"{path}, line {number} is damaged: {error}") from error
+        found.append((line + b"\n", row))
+    return found

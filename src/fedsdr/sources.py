@@ -1,0 +1,141 @@
+"""From a recipe's `data` section to clients and the scorer that fits them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from fedsdr.atlas.federation import AtlasFederation, AtlasSpec, build_federation, preset
+from fedsdr.atlas.scores import AtlasScorer
+from fedsdr.config import Atlas, Data, Recipe
+from fedsdr.data.formats import Shape, Table, read_table
+from fedsdr.data.manifest import (
+    ManifestInfo,
+    apply_manifest,
+    read_manifest,
+    row_digest,
+    source_of,
+    write_manifest,
+)
+from fedsdr.data.partition import PartitionSpec, partition
+from fedsdr.errors import DataError
+from fedsdr.evaluate.scoring import HeldOutLoss, Scorer
+from fedsdr.types import ClientData
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """All clients of a run, and how models are scored on them. `world` identifies the rows and who
+    has which."""
+
+    clients: tuple[ClientData, ...]
+    scorer: Scorer
+    info: ManifestInfo
+    notes: tuple[str, ...] = ()
+    atlas: AtlasFederation | None = None
+
+    @property
+    def world(self) -> str:
+        sha = hashlib.sha256()
+        for client in self.clients:
+            sha.update(f"client {client.client_id}\n".encode())
+            for part in (client.train, client.validation, client.test):
+                sha.update("".join(map(row_digest, part)).encode() + b"\n")
+        return sha.hexdigest()
+
+    def write_manifest(self, path: Path) -> None:
+        write_manifest(path, self.clients, self.info)
+
+
+def load_federation(recipe: Recipe) -> Federation:
+    """The clients that the recipe names, the same for the same recipe and seed."""
+    data = recipe.data
+    return (
+        _atlas(data.atlas, recipe.seed)
+        if data.atlas is not None
+        else _from_files(data, recipe.seed)
+    )
+
+
+def pooled(federation: Federation) -> tuple[ClientData, ...]:
+    """All clients' rows in one place, for the centralised reference."""
+    parts = federation.clients
+    train = tuple(e for c in parts for e in c.train)
+    validation = tuple(e for c in parts for e in c.validation)
+    return (ClientData("all", train, validation, tuple(e for c in parts for e in c.test)),)
+
+
+def _atlas(given: Atlas, seed: int) -> Federation:
+    chosen = given.model_dump(include=set(AtlasSpec.__dataclass_fields__), exclude_none=True)
+    spec = replace(preset(given.preset), **chosen)
+    world_seed = given.world_seed if given.world_seed is not None else seed
+    built = build_federation(spec, world_seed)
+    described = {"atlas": given.preset, **_scalars(spec)}
+    return Federation(
+        built.clients,
+        AtlasScorer(built, given.public),
+        ManifestInfo(described, world_seed),
+        (f"the embedded world, preset {given.preset}",),
+        built,
+    )
+
+
+def _from_files(data: Data, seed: int) -> Federation:
+    shape = None if data.shape == "auto" else cast(Shape, data.shape)
+    columns = dict(data.columns) or None
+    tests: Mapping[str, Table] | None = None
+    if data.files is not None:
+        tables: Table | dict[str, Table] = {
+            name: read_table(Path(path).expanduser(), shape, columns)
+            for name, path in data.files.items()
+        }
+        if data.test_files:
+            strangers = set(data.test_files) - set(data.files)
+            if strangers:
+                raise DataError(
+                    f"data.test_files names client {min(strangers)!r}, data.files does not"
+                )
+            tests = {
+                n: read_table(Path(p).expanduser(), shape, columns)
+                for n, p in data.test_files.items()
+            }
+        spec = PartitionSpec("files", validation=data.validation, test=data.test)
+        shown = list(tables.values())
+    else:
+        tables = read_table(Path(data.file or "").expanduser(), shape, columns)
+        chosen = data.partition
+        spec = PartitionSpec(
+            chosen.method if chosen else "iid",
+            (chosen.clients if chosen and chosen.method != "column" else None)
+            or (8 if not chosen else None),
+            (chosen.column or "") if chosen else "",
+            chosen.alpha if chosen else 0.5,
+            data.validation,
+            data.test,
+        )
+        shown = [tables]
+    notes = [
+        f"{t.path}: {len(t.examples)} rows, read as {t.shape} ({_mapping(t.fields)})" for t in shown
+    ]
+    if data.manifest is not None:
+        every = [e for t in [*shown, *(tests or {}).values()] for e in t.examples]
+        applied = apply_manifest(read_manifest(Path(data.manifest).expanduser()), every)
+        clients = applied.clients
+        notes.append(f"split as in {data.manifest}; {applied.unused} rows are not in it")
+    else:
+        clients = partition(tables, spec, seed, tests)
+    sources = tuple(source_of(t.path) for t in shown)
+    return Federation(
+        clients, HeldOutLoss(), ManifestInfo(_scalars(spec), seed, sources), tuple(notes)
+    )
+
+
+def _scalars(spec: Any) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+
+
+def _mapping(fields: Mapping[str, str]) -> str:
+    return ", ".join(f"{ours} from {theirs!r}" for ours, theirs in fields.items())

@@ -1,0 +1,45 @@
+"""Small things done to named tensors, and the seeds that everything random derives from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A 63-bit seed that depends on every part and on nothing else (no global state, no clock)."""
+    text = "\x1f".join(f"{type(p).__name__}:{p}" for p in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(*parts: str | int) -> torch.Generator:
+    """A CPU generator of its own for one purpose, seeded by `derive_seed`."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def rng_sample(items: Sequence[str], count: int, *parts: str | int) -> list[str]:
+    """`count` of the items, drawn without replacement."""
+    order = torch.randperm(len(items), generator=generator(*parts)).tolist()
+    return [items[i] for i in order[:count]]
+
+
+def nbytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values, little-endian and row by row, whatever the strides."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in name order."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(tensor_bytes(tensor))
+    return sha.hexdigest()

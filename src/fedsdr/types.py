@@ -1,0 +1,89 @@
+"""The nouns: what flows between the rooms. Frozen, slotted, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+NOTHING: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One record: what is asked, and the response that is trained on.
+
+    `history` holds the earlier turns of a conversation, between the system line and the prompt.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    system: str = ""
+    domain: str = ""
+    origin: str = ""
+    history: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClientData:
+    """All that one client owns. `validation` picks the best round; `test` is only ever reported."""
+
+    client_id: str
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
+    test: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Down: what the server asks one client to do."""
+
+    run: str
+    round: int
+    client_id: str
+    task: Literal["train", "score"]
+    seed: int
+    shared: Tensors
+    settings: Mapping[str, float] = field(default_factory=lambda: dict(NOTHING))
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Up: what a client answers. `shared` holds only what the algorithm shares."""
+
+    run: str
+    round: int
+    client_id: str
+    base_digest: str
+    weight: float
+    shared: Tensors
+    metrics: Mapping[str, float] = field(default_factory=lambda: dict(NOTHING))
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A client that did not answer, or whose answer was refused, and why."""
+
+    client_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """What a resume needs of the server: the shared tensors, and the slots of its rule (momentum
+    …)."""
+
+    round: int
+    shared: Tensors
+    slots: Tensors = field(default_factory=lambda: dict[str, Tensor]())

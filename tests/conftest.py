@@ -1,0 +1,42 @@
+"""What all tests share: one thread, and a tiny Llama made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from toy import TEXTS, loud
+
+from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of width 16 and two layers in Hugging Face's format."""
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    tokenizer = train_tokenizer(TEXTS, 300)
+    net = fresh_llama(tokenizer, width=16, layers=2, heads=2, seed=7)
+    save_folder(folder, loud(net), tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base64(tiny_folder: Path) -> BaseModel:
+    """Where exactness is claimed."""
+    return load_base(tiny_folder, "float64")
+
+
+@pytest.fixture(scope="session")
+def base32(tiny_folder: Path) -> BaseModel:
+    return load_base(tiny_folder, "float32")
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk is the bulk of a tiny run; what survives a power cut is tested elsewhere."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)

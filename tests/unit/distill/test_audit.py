@@ -1,0 +1,95 @@
+"""The audit counts, by hand, and keeps the records' text to itself."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from fedsdr.distill.audit import AuditRow, audit_row, summarise, write_audit
+from fedsdr.distill.prompts import TEMPLATES
+from fedsdr.distill.selection import Draft, parse_selection, select
+from fedsdr.types import Example
+
+FREE = TEMPLATES["free"]
+EXAMPLE = Example("e1", "Who built it?", "Ada built it in 1832.")
+FAITHFUL = "It was Ada who, in 1832, built it, and of course let me know."  # 14 words
+UNFAITHFUL = "In 1833 it was surely Bob."
+SECRETS = ("Ada", "1832", "Bob", "1833", "Who built")
+
+
+def row(client: str, rule: str, *texts: str, include_texts: bool = False) -> AuditRow:
+    drafts = [Draft(text, False) for text in texts]
+    choice = select(parse_selection(rule), EXAMPLE, drafts)
+    return audit_row(EXAMPLE, client, FREE, choice, drafts, include_texts=include_texts)
+
+
+def test_a_row_by_hand() -> None:
+    kept = row("c", "resample(2)", UNFAITHFUL, FAITHFUL)
+    assert (kept.kept, kept.draw, kept.draws, kept.reasons) == (True, 1, 2, ())
+    assert (kept.before.words, kept.after.words, kept.length_ratio) == (5, 14, 2.8)
+    assert (kept.before.filler, kept.after.filler) == (0, 2)
+    assert (kept.numbers_lost, kept.names_invented) == (0, 0)
+
+    fell_back = row("c", "facts", UNFAITHFUL)
+    assert (fell_back.kept, fell_back.draw, fell_back.template) == (False, None, "free")
+    assert (fell_back.numbers_lost, fell_back.numbers_invented) == (1, 1)
+    assert fell_back.names_invented == 1
+    assert fell_back.changed
+    assert set(fell_back.reasons) >= {"lost-number", "invented-number", "invented-name"}
+
+
+def test_no_text_is_written_unless_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write_audit(path, [row("c", "facts", UNFAITHFUL), row("c", "none", FAITHFUL)])
+    written = path.read_text()
+    assert not [secret for secret in SECRETS if secret in written]
+    assert [json.loads(line)["kept"] for line in written.splitlines()] == [False, True]
+    assert "texts" not in json.loads(written.splitlines()[0])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+    write_audit(path, [row("c", "facts", UNFAITHFUL, include_texts=True)])
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line)["texts"] == [EXAMPLE.response, UNFAITHFUL]
+
+
+def test_summary_per_client_and_overall() -> None:
+    rows = [
+        row("b", "facts", UNFAITHFUL),
+        row("a", "facts", FAITHFUL),
+        row("b", "facts", FAITHFUL),
+        row("b", "facts", EXAMPLE.response),
+    ]
+    summary = summarise(rows)
+    assert list(summary.clients) == ["a", "b"]
+    a, b = summary.clients["a"], summary.clients["b"]
+    assert (a.kept, a.fell_back, a.reasons) == (1.0, 0.0, {})
+    assert (b.examples, b.kept, b.changed) == (3, pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert b.reasons["lost-number"] == 1
+    # written: 6, 14 and 5 words for 5 each; the first falls back, so the ratios trained: 1, 2.8, 1
+    assert b.written.length_ratio == pytest.approx(1.2)
+    assert b.trained.length_ratio == pytest.approx(1.0)
+    assert b.written.longer_than_twice == b.trained.longer_than_twice == pytest.approx(1 / 3)
+    assert b.written.numbers_lost == pytest.approx(1 / 3)
+    assert b.trained.numbers_lost == 0.0
+    assert b.filler_per_1000_before == 0.0
+    assert b.written.filler_per_1000 == pytest.approx(1000 * 2 / 25)
+    assert b.trained.filler_per_1000 == pytest.approx(1000 * 2 / 24)
+    assert summary.overall.examples == 4
+    assert summary.overall.kept == pytest.approx(3 / 4)
+    assert json.loads(json.dumps(asdict(summary)))["clients"]["b"]["reasons"]["invented-name"] == 1
+
+
+def test_without_selection_what_is_trained_is_what_was_written() -> None:
+    summary = summarise([row("a", "none", UNFAITHFUL), row("a", "none", FAITHFUL)]).overall
+    assert summary.written == summary.trained
+    assert summary.written.numbers_lost == 0.5
+
+
+def test_a_summary_of_nothing_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="no audit rows"):
+        summarise([])

@@ -1,0 +1,143 @@
+"""The import rules of docs/architecture.md, read off the source: arrows point downward only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import fedsdr
+
+SRC = Path(__file__).parents[2] / "src" / "fedsdr"
+# Rooms of one level may know each other; a room knows its own level and those below it.
+# Unlike DESIGN.md's list, train stands above parts: docs/decisions/0008.
+LEVELS = (
+    {"cli"},
+    {"report"},
+    {"experiment", "plan", "sources", "results", "demo"},
+    {"config"},
+    {"loop"},
+    {"cohort"},
+    {"atlas"},
+    {"evaluate"},
+    {"algorithms"},
+    {"train"},
+    {"parts"},
+    {"distill"},
+    {"model"},
+    {"data"},
+    {"runs"},
+    {"types", "tensors", "errors"},
+)
+LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+ONLY_IN = {
+    "transformers": ("model/",),
+    "tokenizers": ("model/",),
+    "peft": ("model/",),
+    "flwr": ("cohort/flower.py", "cohort/wire.py"),
+    **dict.fromkeys(("matplotlib", "plotly", "altair", "bokeh", "seaborn"), ("report/",)),
+    **dict.fromkeys(("pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"), ()),
+}
+FILES = sorted(path for path in SRC.rglob("*.py") if path.name != "__main__.py")
+
+
+def room(file: Path) -> str:
+    return file.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import anywhere in a file; the name is empty for `import module`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute, so that rooms can be told apart"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def broken_rules(file: Path, tree: ast.AST) -> Iterator[str]:
+    inside = file.relative_to(SRC).as_posix()
+    for module, name in imports(tree):
+        top, _, rest = module.partition(".")
+        if top == "fedsdr":
+            known = rest.partition(".")[0] or name
+            # What `import fedsdr` itself offers is gathered at the top; the version is nobody's.
+            target = len(LEVELS) if known == "__version__" else LEVEL.get(known, 0)
+            if room(file) != "__init__" and target < LEVEL.get(room(file), len(LEVELS)):
+                yield f"imports {module}.{name}, which stands above {room(file)}"
+        if top in ONLY_IN and not inside.startswith(ONLY_IN[top] or ("nowhere",)):
+            yield f"imports {module}, which only {' and '.join(ONLY_IN[top]) or 'nobody'} may"
+        if top == "random" and name != "Random":
+            yield "uses the random module's global generator; take random.Random with a seed"
+        if top == "torch" and name in ("load", "manual_seed"):
+            yield f"imports torch.{name} by name, where its use cannot be checked"
+    forked = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items[0])
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if called in ("torch.load", "np.load", "numpy.load"):
+            yield f"calls {called}; only safetensors are read"
+        if called.endswith("random.seed") or (
+            called == "torch.manual_seed" and id(node) not in forked
+        ):
+            yield f"calls {called}, which changes the global random state"
+        if called == "__import__" or (
+            called.endswith("import_module") and "fedsdr" in ast.unparse(node)
+        ):
+            yield f"calls {called}, which no import rule sees"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SRC).as_posix())
+def test_file_keeps_the_rules(file: Path) -> None:
+    assert list(broken_rules(file, ast.parse(file.read_text(encoding="utf-8")))) == []
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(file) for file in FILES} - {"__init__"} <= LEVEL.keys()
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("data/x.py", "from fedsdr.model.base import BaseModel"),
+        ("loop.py", "def f():\n    from fedsdr import experiment"),
+        ("train.py", "import fedsdr.cohort.admit"),
+        ("distill/x.py", "from transformers.utils import logging"),
+        ("cohort/in_process.py", "import flwr"),
+        ("evaluate/x.py", "import matplotlib.pyplot as plt"),
+        ("model/x.py", "import pickle"),
+        ("model/x.py", "import torch\ntorch.load('x')"),
+        ("model/x.py", "import torch\ntorch.manual_seed(1)"),
+        ("atlas/x.py", "import random"),
+        ("atlas/x.py", "from random import choice"),
+        ("data/x.py", "from importlib import import_module\nimport_module('fedsdr.cli')"),
+    ],
+)
+def test_a_broken_rule_is_seen(file: str, text: str) -> None:
+    assert list(broken_rules(SRC / file, ast.parse(text)))
+
+
+def test_what_is_allowed_is_let_through() -> None:
+    fine = (
+        "import torch\nfrom random import Random\nfrom fedsdr.model.lora import StackedLora\n"
+        "with torch.random.fork_rng():\n    torch.manual_seed(1)\ntorch.Generator().manual_seed(2)"
+    )
+    assert list(broken_rules(SRC / "model/x.py", ast.parse(fine))) == []
+
+
+def test_all_lists_the_public_names() -> None:
+    public = {
+        name
+        for name, value in vars(fedsdr).items()
+        if not name.startswith("_")
+        and (not isinstance(value, ModuleType) or name in fedsdr.__all__)
+    }
+    assert set(fedsdr.__all__) - {"__version__"} == public - {"annotations"}
+    assert sorted(set(fedsdr.__all__)) == sorted(fedsdr.__all__)
