@@ -1,8 +1,9 @@
-"""A round of local training, three ways in one process: stacked, one client after another, and as today's tools do it.
+"""A round of local training: stacked, one client after another, and as today's tools do it.
 
-Prints ratios of wall time and of achieved FLOP/s, and asserts none: they are the machine's. Every contender goes from
-the same broadcast adapter over the same rows in the same steps to K adapters, and all are measured in turn, cycle after
-cycle, so that what disturbs the machine disturbs them alike.
+Prints ratios of wall time and of achieved FLOP/s, and asserts none: they are the machine's. Every
+contender goes from the same broadcast adapter over the same rows in the same steps to K adapters,
+and all are measured in turn, cycle after cycle, so that what disturbs the machine disturbs them
+alike.
 """
 
 from __future__ import annotations
@@ -126,15 +127,13 @@ def wrapped_base(work: Work) -> Any:
     base, spec = work.experiment.base, work.experiment.lora.layouts["R"].spec
     net = AutoModelForCausalLM.from_pretrained(base.path, dtype=base.dtype)
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=spec.rank, lora_alpha=spec.alpha, target_modules="all-linear"
+        task_type="CAUSAL_LM", r=spec.rank, lora_alpha=int(spec.alpha), target_modules="all-linear"
     )
     return get_peft_model(net, config)
 
 
-
-
 class HandedTrainer(Trainer):
-    """A Trainer that takes its batches as they are handed to it, so that all see the same rows in the same steps."""
+    """A Trainer whose batches are handed to it: all see the same rows in the same steps."""
 
     batches: list[list[int]]
 
@@ -148,7 +147,8 @@ class HandedTrainer(Trainer):
 
 
 def with_trainers(work: Work, model_for: Callable[[], Any]) -> list[Adapter]:
-    """PEFT, and a Trainer built anew per client: the loop of OpenFedLLM, and with a new base each time of FlowerTune."""
+    """PEFT, and a Trainer built anew per client: on one base, as OpenFedLLM's loop does, or on a
+    base loaded each time, as FlowerTune's clients do."""
     found = list[Adapter]()
     for job in work.jobs:
         model = model_for()
@@ -156,7 +156,9 @@ def with_trainers(work: Work, model_for: Callable[[], Any]) -> list[Adapter]:
         with tempfile.TemporaryDirectory() as folder:
             trainer = _trainer(work, job, model, folder)
             trainer.train()
-        found.append({n: t.clone() for n, t in _from_peft(get_peft_model_state_dict(model)).items()})
+        found.append(
+            {n: t.clone() for n, t in _from_peft(get_peft_model_state_dict(model)).items()}
+        )
     return found
 
 
@@ -206,14 +208,15 @@ def _from_peft(state: Mapping[str, Tensor]) -> Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """Of a stacked round. `needed`: by formula, on real tokens; `executed`: as PyTorch counts, padding included."""
+    """Of a stacked round. `needed`: by formula, on real tokens alone; `executed`: as PyTorch counts
+    them, padding included but attention (which it does not count on a CPU) left out."""
 
     needed: float
     executed: float
 
 
 def count_flops(work: Work) -> Flops:
-    """Products only. Frozen weights: 2·params per token forward, as much backward (for activations alone)."""
+    """Products only. Frozen weights: 2·params per token forward, and as many backward."""
     lora, config = work.experiment.lora, work.experiment.base.net.config
     frozen = sum(i * o for i, o in lora.shapes.values())
     entry = sum(  # what embeddings enter: nothing before it wants a gradient
@@ -309,8 +312,8 @@ def _difference(ours: Sequence[Adapter], theirs: Sequence[Adapter]) -> float:
 def as_text(report: Mapping[str, Any]) -> str:
     steps = report["steps"]
     lines = [
-        f"{report['clients']} clients, batch {report['batch']}, {min(steps)} to {max(steps)} steps each, "
-        f"{report['threads']} threads, {report['pairs']} interleaved pairs after a warm-up",
+        f"{report['clients']} clients, batch {report['batch']}, {min(steps)} to {max(steps)} steps "
+        f"each, {report['threads']} threads, {report['pairs']} interleaved pairs after a warm-up",
         "median (min to max)",
     ]
     for title, found in report.items():

@@ -1,7 +1,8 @@
-"""Do K clients stacked end where K clients one by one end? The difference in every adapter entry after a few rounds.
+"""Do K clients stacked end where K clients one by one end? The difference of every adapter entry.
 
-Per algorithm and dtype the same federation is trained twice, stacked by K and by 1, from the same rewrites. All that
-training made is compared: the shared adapter, and every client's own branches.
+Per algorithm and dtype the same federation is trained twice for a few rounds, stacked by K and by
+1, from the same rewrites. All that training made is compared: the shared adapter, and every
+client's own branches.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fedsdr.runs.directory import RunDirectory
 from fedsdr.train import LocalSettings
 from fedsdr.types import ServerState
 
-# `central` is left out: it trains one client that owns everything, so that there is nothing to stack.
+# `central` is left out: it trains one client that owns everything, there is nothing to stack.
 ALGORITHMS = ("local", "fedavg", "fedprox", "fedsd", "fedsdr")
 
 
@@ -37,7 +38,8 @@ def main() -> None:
         print(
             f"K = {asked.clients} stacked against one by one, {asked.rounds} rounds, "
             f"{asked.examples} examples per client\n\n"
-            f"{'algorithm':<12}{'dtype':<10}{'maximum':>10}{'median':>10}{'largest entry':>15}{'entries':>11}"
+            f"{'algorithm':<12}{'dtype':<10}{'maximum':>10}{'median':>10}"
+            f"{'largest entry':>15}{'entries':>11}"
         )
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.algorithms:
@@ -59,7 +61,9 @@ def compared(name: str, dtype: str, asked: argparse.Namespace, folder: Path) -> 
     experiment = _experiment(name, dtype, asked)
     try:
         stacked, alone = (
-            trained(experiment, asked, stack, folder / f"{name}-{dtype}-{stack}", folder / "rewrites")
+            trained(
+                experiment, asked, stack, folder / f"{name}-{dtype}-{stack}", folder / "rewrites"
+            )
             for stack in (asked.clients, 1)
         )
     finally:

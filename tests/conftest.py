@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import TEXTS, loud
 
 from fedsdr.model.base import BaseModel, load_base
 from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
+from toy import TEXTS, loud
 
 torch.set_num_threads(1)
 
@@ -38,5 +38,5 @@ def base32(tiny_folder: Path) -> BaseModel:
 
 @pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for the disk is the bulk of a tiny run; what survives a power cut is tested elsewhere."""
+    """Waiting for the disk is the bulk of a tiny run; power cuts are tested elsewhere."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)

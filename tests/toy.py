@@ -1,4 +1,4 @@
-"""A toy federation: a few clients of unequal size, and the real cohort and round loop around them."""
+"""A toy federation: a few clients of unequal size in the real cohort and the real round loop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedsdr.cohort.branches import Branches
 from fedsdr.cohort.in_process import InProcessCohort
+from fedsdr.config import Recipe, build_recipe
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
 from fedsdr.loop import Judge, LoopSettings, Outcome, run_rounds
@@ -24,7 +25,8 @@ from fedsdr.tensors import generator
 from fedsdr.train import LocalSettings
 from fedsdr.types import ClientData, Example, ServerState, Tensors
 
-WORDS = "the dose of Marudel is 40 mg and its price was 12 crowns in Velo on 3 May".split()
+SENTENCE = "the dose of Marudel is 40 mg and its price was 12 crowns in Velo on 3 May"
+WORDS = SENTENCE.split()
 TEXTS = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))]
 SPECS = {"R": BranchSpec(2, 4.0), "S": BranchSpec(3, 3.0)}
 Net = TypeVar("Net", bound=nn.Module)
@@ -46,7 +48,9 @@ def examples(owner: str, count: int) -> tuple[Example, ...]:
 
     def words(least: int, most: int) -> str:
         length = int(torch.randint(least, most, (), generator=random))
-        return " ".join(WORDS[int(torch.randint(len(WORDS), (), generator=random))] for _ in range(length))
+        return " ".join(
+            WORDS[int(torch.randint(len(WORDS), (), generator=random))] for _ in range(length)
+        )
 
     return tuple(Example(f"{owner}-{i}", words(2, 6), words(1, 9)) for i in range(count))
 
@@ -114,7 +118,9 @@ def toy(
         start = {b: lora.fresh(b, 5, "init", b) for b in lora.layouts}
         dtype = torch.promote_types(base.dtype, torch.float32)
         branches = Branches(lora, algorithm, start, dtype)
-        run = RunDirectory.open(root) if resume else RunDirectory.create(root, "toy", {"run": "toy"})
+        run = (
+            RunDirectory.open(root) if resume else RunDirectory.create(root, "toy", {"run": "toy"})
+        )
         cohort = InProcessCohort(
             lora=lora,
             algorithm=algorithm,
@@ -141,3 +147,17 @@ def largest_difference(left: Tensors, right: Tensors) -> float:
 def moved(tensors: Tensors, first: Tensors) -> float:
     """How far training went: a test of equality says nothing about weights that never moved."""
     return max(float((tensors[n] - first[n]).abs().max()) for n in first)
+
+
+def recipe(folder: Path, **sections: Mapping[str, Any]) -> Recipe:
+    """A recipe for the tiny Llama, whose clients are handed over in Python."""
+    tree: dict[str, dict[str, Any]] = {
+        "model": {"path": str(folder), "dtype": "float64", "max_length": 256},
+        "lora": {"R": {"rank": 2, "alpha": 4.0}, "S": {"rank": 3, "alpha": 3.0}},
+        "training": {"rounds": 3, "local_epochs": 1.0, "batch": 3, "lr": 0.01},
+        "rewriting": {"max_new_tokens": 6},
+        "run": {"stack": 2, "threads": 1},
+    }
+    for name, section in sections.items():
+        tree[name] = tree.get(name, {}) | dict(section)
+    return build_recipe({"seed": 5, **tree})

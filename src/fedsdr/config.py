@@ -25,7 +25,7 @@ class Section(BaseModel):
 class Model(Section):
     path: str = "atlas"  # the embedded base, or a Hugging Face model folder
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    device: str = "cpu"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     max_length: Positive = 1024
     chat_template: Literal["auto", "plain"] = "auto"
 
@@ -73,6 +73,8 @@ class Data(Section):
                 f"give exactly one of data.atlas, data.files and data.file "
                 f"({', '.join(given) or 'none'} given)"
             )
+        if self.files is not None and not self.files:
+            raise ValueError("data.files names no client; write client: path")
         if self.partition is not None and self.file is None:
             raise ValueError(
                 "data.partition needs data.file: files by client are partitioned already"
@@ -138,7 +140,7 @@ class Evaluation(Section):
 
 class Running(Section):
     stack: Positive = 8  # K: clients trained side by side
-    threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: as many as there are cores
     include_texts: bool = False
 
 

@@ -103,6 +103,8 @@ def assemble(
     chosen = recipe.algorithm
     boost = Rewritten(chosen.selection) if chosen.boosted else None
     algorithm = algorithm or make_algorithm(chosen.name, chosen.options, boost)
+    for view in rewritten_views(algorithm):
+        parse_selection(view.selection)  # now, not when a run directory is there already
     federation = federation or load_federation(recipe)
     base = base or open_base(recipe)
     if federation.atlas is not None and base.path.resolve() != ATLAS_BASE.resolve():
@@ -383,6 +385,7 @@ def _go(experiment: Experiment, run: RunDirectory, watch: Watch) -> dict[str, An
             experiment.base.digest,
             validation if has_validation else None,
             watch.told,
+            watch.note,
         )
     with _timed(run, "final scores"):
         return _finish(experiment, run, outcome, watch)

@@ -78,9 +78,10 @@ def run_rounds(
     base_digest: str,
     judge: Judge | None = None,
     told: Callable[[Row], None] = lambda row: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Run, or go on from the last good checkpoint, to the last round."""
-    state, best = _recover(first, run)
+    state, best = _recover(first, run, note)
     for number in range(state.round + 1, settings.rounds + 1):
         if settings.patience is not None and best.waited >= settings.patience:
             break
@@ -116,7 +117,8 @@ def learning_rate(settings: LoopSettings, round: int) -> float:
 def sample_clients(clients: Sequence[str], settings: LoopSettings, round: int) -> list[str]:
     """Who takes part: drawn anew every round from the run's seed, without replacement."""
     every, wish = sorted(clients), settings.participation
-    count = math.ceil(wish * len(every)) if wish <= 1 else int(wish)
+    # A share such as 0.28 of 25 is 7.000000000000001 in floating point, and means 7.
+    count = math.ceil(wish * len(every) - 1e-9) if wish <= 1 else int(wish)
     count = min(max(1, count), len(every))
     return sorted(rng_sample(every, count, settings.seed, round, "sample"))
 
@@ -163,18 +165,23 @@ class _Best:
         return _Best(self.round, self.score, self.waited + 1)
 
 
-def _recover(first: ServerState, run: RunDirectory) -> tuple[ServerState, _Best]:
+def _recover(
+    first: ServerState, run: RunDirectory, note: Callable[[str], None]
+) -> tuple[ServerState, _Best]:
     """The last good checkpoint, or the start; rows of rounds that it does not know are dropped."""
     if not run.checkpoints():
         run.save_checkpoint(
             0, {"shared": first.shared, "slots": first.slots}, _meta(first, _Best())
         )
-    number, stored, _problems = run.load_latest_checkpoint()
+    number, stored, problems = run.load_latest_checkpoint()
+    for problem in problems:
+        note(f"{problem}; going on from round {number}")
     for file in (ROUNDS, TIMINGS, LEDGER):
         run.keep_rows(file, number)
-    run.drop_spool(number)
+    best = _Best(**stored.meta["best"])
+    _tidy(run, number, best)  # a kill may have come between a checkpoint and this
     state = ServerState(number, stored.tensors.get("shared", {}), stored.tensors.get("slots", {}))
-    return state, _Best(**stored.meta["best"])
+    return state, best
 
 
 def _gather(
@@ -255,10 +262,15 @@ def _commit(
     run.append_row(ROUNDS, row)
     tensors = {"shared": state.shared, "slots": state.slots}
     run.save_checkpoint(number, tensors, _meta(state, best))
+    _tidy(run, number, best)
+    told(row)
+
+
+def _tidy(run: RunDirectory, number: int, best: _Best) -> None:
+    """Keep what a resume, or one that has to go back a round, may need, and the best round."""
     run.prune_checkpoints(2, {best.round})
     run.prune_client_states(number, {best.round})
     run.drop_spool(number)
-    told(row)
 
 
 def _meta(state: ServerState, best: _Best) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def read_result(directory: Path) -> RunResult:
         found: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RunError(
-            f"{directory} has no {RESULTS}: the run is not finished; go on with `fedsdr resume {directory}`"
+            f"{directory} has no {RESULTS}: the run is not finished; "
+            f"go on with `fedsdr resume {directory}`"
         ) from None
     except OSError as error:
         raise CorruptArtifact(f"{path} cannot be read: {error.strerror}") from error

@@ -86,7 +86,7 @@ def train_stage(
     worn = {b: flat[order].detach().clone() for b, flat in flats.items()}
     anchors = {b: flat[order].detach() for b, flat in (start or flats).items()}
     done = {b: flat.clone() for b, flat in worn.items()}
-    trained = {split_mix(term.train)[0].partition(".")[0] for term in stage.terms}
+    trained = {p.partition(".")[0] for term in stage.terms for p in split_mix(term.train)}
     rule = {b: _Rule(worn[b], _trained_columns(lora, stage, b), settings) for b in sorted(trained)}
     tally = _Tally(len(jobs))
     active = len(jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -89,7 +90,9 @@ def broken_rules(file: Path, tree: ast.AST) -> Iterator[str]:
         ):
             yield f"calls {called}, which changes the global random state"
         if called == "__import__" or (
-            called.endswith("import_module") and "fedsdr" in ast.unparse(node)
+            called.endswith("import_module")
+            and "fedsdr" in ast.unparse(node)
+            and room(file) != "__init__"
         ):
             yield f"calls {called}, which no import rule sees"
 
@@ -133,11 +136,16 @@ def test_what_is_allowed_is_let_through() -> None:
 
 
 def test_all_lists_the_public_names() -> None:
-    public = {
-        name
-        for name, value in vars(fedsdr).items()
-        if not name.startswith("_")
-        and (not isinstance(value, ModuleType) or name in fedsdr.__all__)
-    }
-    assert set(fedsdr.__all__) - {"__version__"} == public - {"annotations"}
-    assert sorted(set(fedsdr.__all__)) == sorted(fedsdr.__all__)
+    tree = ast.parse((SRC / "__init__.py").read_text(encoding="utf-8"))
+    public = [name for module, name in imports(tree) if module.startswith("fedsdr.")]
+    assert sorted(fedsdr.__all__) == sorted(public)
+
+
+def test_a_public_name_never_turns_into_the_room_of_that_name() -> None:
+    """`fedsdr.train` is the function, also once the module of that name was imported."""
+    for file in FILES:
+        if room(file) not in ("__init__", "cli", "atlas"):
+            parts = file.relative_to(SRC).with_suffix("").parts
+            importlib.import_module(".".join(("fedsdr", *parts)).removesuffix(".__init__"))
+    rooms = [n for n in fedsdr.__all__ if isinstance(getattr(fedsdr, n), ModuleType)]
+    assert rooms == []

@@ -13,6 +13,7 @@ Three things are learned side by side, always with the loss on the answer only:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -44,6 +45,7 @@ from fedsdr.types import Example
 
 Pair = tuple[list[dict[str, str]], str]  # messages, answer
 HERE = Path(__file__).parent / "base"
+DIGESTED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,18 @@ def _schedule(step: int, plan: Plan) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - plan.warmup) / (plan.steps - plan.warmup)))
 
 
+def write_record(out: Path, plan: Plan) -> None:
+    """How the folder was made, and the digests by which a test knows the shipped files again."""
+    files = sorted(p for p in out.iterdir() if p.suffix == ".safetensors" or p.name in DIGESTED)
+    record = {
+        "command": "python -m fedsdr.atlas.pretrain",
+        "plan": asdict(plan),
+        "torch": torch.__version__,
+        "sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+    }
+    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE)
@@ -203,7 +217,7 @@ def main() -> None:
     given = parser.parse_args()
     plan = Plan(steps=given.steps)
     train(plan, given.out)
-    (given.out / "pretraining.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
+    write_record(given.out, plan)
 
 
 if __name__ == "__main__":

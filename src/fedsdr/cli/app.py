@@ -1,6 +1,6 @@
 """All verbs, and the one place where errors become messages and exit codes.
 
-Nothing heavy (torch, transformers) is imported before a verb needs it: `fedsdr --help` answers at once.
+Nothing heavy (torch, transformers) is imported before a verb needs it, so that help comes at once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def fedsdr(
 
     \b
     See it work:      fedsdr demo
-    Your own data:    fedsdr init, edit recipe.yaml, fedsdr plan recipe.yaml, fedsdr train recipe.yaml
+    Your own data:    fedsdr init, then edit recipe.yaml,
+                      fedsdr plan recipe.yaml, fedsdr train recipe.yaml
     Stopped halfway:  fedsdr resume runs/fedsdr-seed1
     """
 
@@ -68,6 +69,7 @@ def fedsdr(
 for verb in (
     study.demo,
     prepare.init,
+    prepare.plan,
     run.train,
     run.resume,
     prepare.distill,

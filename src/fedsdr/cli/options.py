@@ -23,7 +23,7 @@ Changes = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one key of the recipe, such as training.lr=0.001; may be given more than once.",
+        help="Change one key of the recipe, such as training.lr=0.001; may be repeated.",
         show_default=False,
     ),
 ]

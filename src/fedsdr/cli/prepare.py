@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from fedsdr.cli.options import AsJson, Changes, RecipePath, free_path
-from fedsdr.cli.printing import print_json, say, table, talk
+from fedsdr.cli.printing import complain, print_json, say, show_table, talk
 from fedsdr.cli.progress import progress_watch
 from fedsdr.errors import RunError
 
 if TYPE_CHECKING:
-    from fedsdr.config import Recipe
     from fedsdr.distill.audit import AuditSummary, ClientAudit
 
 
@@ -42,6 +42,32 @@ def init(
     except OSError as error:
         raise RunError(f"{target} cannot be written: {error.strerror}") from error
     say(talk(), f"wrote {target}; edit it, then: fedsdr plan {target}")
+
+
+def plan(recipe: RecipePath, changes: Changes = None, as_json: AsJson = False) -> None:
+    """Check everything before any training: data, model, settings, memory, traffic, time.
+
+    Trains nothing and writes nothing. Whatever cannot work is listed, and the exit code is 2.
+
+    \b
+    Example:  fedsdr plan recipe.yaml --set model.max_length=512
+    """
+    from fedsdr.config import read_recipe
+
+    chosen = read_recipe(recipe, changes or ())
+
+    from fedsdr.cli.plan_view import show_plan
+    from fedsdr.plan import make_plan, plan_json
+
+    found = make_plan(chosen)
+    if as_json:
+        print_json(plan_json(found))
+    else:
+        show_plan(talk(), found)
+    for problem in found.problems:
+        complain(problem, "cannot work: ")
+    if found.problems:
+        raise typer.Exit(2)
 
 
 def distill(
@@ -78,41 +104,36 @@ def distill(
     from fedsdr.config import read_recipe
 
     chosen = read_recipe(recipe, changes or ())
-    if selection is not None:
-        chosen = _with_selection(chosen, selection)
     folder = out or free_path(Path("rewrites") / f"seed{chosen.seed}")
 
     from fedsdr import experiment
 
     console = talk(as_json)
-    with progress_watch(console) as watch:
-        summary = experiment.distill(chosen, folder, watch)
+    try:
+        with progress_watch(console) as watch:
+            summary = experiment.distill(chosen, folder, watch, selection)
+    except KeyboardInterrupt:
+        complain(f"stopped; the same command with --out {folder} goes on", label="")
+        raise typer.Exit(130) from None
     if as_json:
         print_json({"directory": str(folder), **asdict(summary)})
         return
-    _show_audit(summary)
+    _show_audit(console, summary)
     say(console, f"rewrites: {folder}")
 
 
-def _with_selection(recipe: Recipe, selection: str) -> Recipe:
-    """The booster's rule, and the algorithm's own where it has one."""
-    from fedsdr.algorithms.registry import options
-    from fedsdr.distill.selection import parse_selection
-
-    rule, chosen = parse_selection(selection).name, recipe.algorithm
-    own = {"selection": rule} if "selection" in options(chosen.name) else {}
-    changed = chosen.model_copy(update={"selection": rule, "options": {**chosen.options, **own}})
-    return recipe.model_copy(update={"algorithm": changed})
-
-
-def _show_audit(summary: AuditSummary) -> None:
+def _show_audit(console: Console, summary: AuditSummary) -> None:
     header = (
         "client", "rows", "kept", "fell back", "length ×", "numbers lost", "numbers invented",
-        "names lost", "names invented", "why",
+        "names lost", "names invented",
     )  # fmt: skip
     everyone = {**summary.clients, "all": summary.overall}
     rows = [(name, *_audit_cells(audit)) for name, audit in everyone.items()]
-    talk().print(table("rewrites; shares of rows", header, rows))
+    show_table(console, "rewrites, in shares of rows; length: median ratio", header, rows)
+    for name, audit in summary.clients.items():
+        if audit.reasons:
+            why = ", ".join(f"{reason} ({count})" for reason, count in audit.reasons.items())
+            say(console, f"{name} fell back: {why}")
 
 
 def _audit_cells(audit: ClientAudit) -> tuple[str, ...]:
@@ -123,12 +144,10 @@ def _audit_cells(audit: ClientAudit) -> tuple[str, ...]:
         written.names_lost,
         written.names_invented,
     )
-    why = ", ".join(f"{reason} ({count})" for reason, count in audit.reasons.items())
     return (
         str(audit.examples),
         f"{audit.kept:.0%}",
         f"{audit.fell_back:.0%}",
         f"{written.length_ratio:.2f}",
         *(f"{share:.0%}" for share in shares),
-        why,
     )

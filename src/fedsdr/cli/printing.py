@@ -1,4 +1,4 @@
-"""What the verbs print: messages, tables, JSON. Text from files and users is shown as it is, never as markup."""
+"""What the verbs print: messages, tables, JSON. Nothing that users give is read as markup."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Control characters could move the cursor or recolour the terminal; half surrogates cannot be encoded.
+# Control characters could move the cursor or recolour the terminal; surrogates cannot be encoded.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -39,14 +40,28 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def show_table(
+    console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
     """The first column is names, the others are figures."""
-    made = Table(title=plain(title), title_justify="left", title_style="bold")
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for number, name in enumerate(header):
-        made.add_column(plain(name), justify="right" if number else "left", overflow="fold")
+        longest = max(map(len, name.split()))  # headers break between words, not within
+        justify = "right" if number else "left"
+        made.add_column(plain(name), justify=justify, overflow="fold", min_width=longest)
     for row in rows:
         made.add_row(*map(plain, row))
-    return made
+    say(console, title, "bold")
+    console.print(made)
+
+
+def show_facts(console: Console, title: str, facts: Iterable[tuple[str, str]]) -> None:
+    made = Table(show_header=False, box=None)
+    for name, value in facts:
+        made.add_row(plain(name), plain(value))
+    say(console, title, "bold")
+    console.print(made)
+    console.print()
 
 
 def show_scores(console: Console, title: str, scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -54,7 +69,7 @@ def show_scores(console: Console, title: str, scores: Mapping[str, Mapping[str, 
     measures = dict.fromkeys(m for found in scores.values() for m in found)
     rows = [(m, *(figure(found.get(m)) for found in scores.values())) for m in measures]
     if rows:
-        console.print(table(title, ("measure", *scores), rows))
+        show_table(console, title, ("measure", *scores), rows)
     else:
         say(console, f"{title}: there are no rows to score on")
 

@@ -74,7 +74,7 @@ class _Lines:
     console: Console
     rounds: int
     title: str
-    last_news: float = field(default_factory=time.monotonic)
+    last_news: float = field(default_factory=lambda: time.monotonic())
 
     def advance(self, what: str, done: int, total: int) -> None:
         """Silent as long as rounds follow each other quickly."""

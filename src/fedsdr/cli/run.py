@@ -145,7 +145,7 @@ def _show(console: Console, directory: Path, results: Mapping[str, Any], as_json
     if as_json:
         print_json({"directory": str(directory), **results})
         return
-    title = f"test scores after round {results['chosen_round']} of {results['rounds']}, mean over clients"
-    show_scores(console, title, results["scores"])
+    when = f"after round {results['chosen_round']} of {results['rounds']}"
+    show_scores(console, f"test scores {when}, mean over clients", results["scores"])
     say(console, f"run directory: {directory}")
     say(console, f"adapters:      {directory / 'adapters'}")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsdr.cli.options import AsJson, RunPath, free_path
-from fedsdr.cli.printing import figure, print_json, say, show_scores, table, talk
+from fedsdr.cli.printing import figure, print_json, say, show_scores, show_table, talk
 from fedsdr.cli.progress import progress_watch
 
 if TYPE_CHECKING:
     from fedsdr.experiment import Watch
 
 
-class Split(str, Enum):
+class Split(StrEnum):
     test = "test"
     validation = "validation"
 
@@ -57,7 +57,7 @@ def demo(
     models = done.rows()
     rows = [(m, *(figure(scores.get(m)) for _, _, scores in models)) for m in MEASURES]
     header = ("measure", *(f"{method} {mix}" for method, mix, _ in models))
-    console.print(table("test scores, mean over clients", header, rows))
+    show_table(console, "test scores, mean over clients", header, rows)
     for sentence in sentences(done):
         say(console, sentence)
     for method in done.runs:
@@ -88,13 +88,14 @@ def evaluate(
     """
     from fedsdr import experiment
 
-    results = experiment.evaluate(directory, split.value, round)
+    console = talk(as_json)
+    with progress_watch(console) as watch:
+        results = experiment.evaluate(directory, split.value, round, watch)
     if as_json:
         print_json(results)
         return
-    show_scores(
-        talk(), f"{split.value} scores of {directory}, mean over clients", results["scores"]
-    )
+    title = f"{split.value} scores after round {results['round']}, mean over clients"
+    show_scores(console, title, results["scores"])
 
 
 def compare(
@@ -144,7 +145,8 @@ def compare(
         print_json(found.to_json())
         return
     console, header = talk(), ("method", "model", "seeds", *measures)
-    console.print(table("test scores, mean ± sd over seeds", header, comparison.table_rows(found)))
+    title = "test scores, mean ± sd over seeds"
+    show_table(console, title, header, comparison.table_rows(found))
     if not contrasts:
         say(console, "Nothing to test: give runs of two methods, or name a --contrast.")
     for line in comparison.render_text(found).splitlines():

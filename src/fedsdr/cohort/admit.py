@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from fedsdr.errors import UpdateRefused
 from fedsdr.types import Tensors, Update
 
-METRICS = frozenset({"loss", "examples", "steps", "tokens"})  # or "loss_2" …, one per further stage
+METRICS = re.compile(r"examples|(loss|steps|tokens)(_[1-9][0-9]?)?")  # "loss_2": of the 2nd stage
 HEAVIEST = 1e9
 
 
@@ -29,63 +32,77 @@ class Expected:
 
 def admit(update: Update, expected: Expected, seen: Collection[str] = ()) -> Update:
     """The update itself, or `UpdateRefused` naming client, tensor and reason."""
-    who = update.client_id
+    claimed = cast(Any, update)  # its types are what a stranger says they are
+    who = claimed.client_id
 
     def refuse(reason: str, tensor: str | None = None) -> UpdateRefused:
-        return UpdateRefused(str(who)[:80], reason, tensor)
+        return UpdateRefused(who[:80] if isinstance(who, str) else _shown(who), reason, tensor)
 
     if not isinstance(who, str) or who not in expected.clients:
         raise refuse("this client was not asked in this round")
     if who in seen:
         raise refuse("a second update of this client in one round")
-    if update.run != expected.run:
+    if claimed.run != expected.run:
         raise refuse("it belongs to another run")
-    if update.round != expected.round:
-        raise refuse(f"it belongs to round {update.round!r}, not {expected.round}")
-    if update.base_digest != expected.base_digest:
+    if type(claimed.round) is not int or claimed.round != expected.round:
+        raise refuse(f"it does not belong to round {expected.round}")
+    if claimed.base_digest != expected.base_digest:
         raise refuse("it was trained on another base model")
-    _admit_weight(update, expected)
-    for name, value in update.metrics.items():
-        if str(name).rstrip("0123456789").rstrip("_") not in METRICS:
-            raise refuse(f"metric {str(name)[:80]!r} is not on the list of what may be sent")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-        ):
+    if not _is_finite(claimed.weight):
+        raise refuse(f"weight {_shown(claimed.weight)} is no finite number")
+    if claimed.weight <= 0:
+        raise refuse(f"weight {claimed.weight} is not above 0")
+    limit = (expected.heaviest or {}).get(who, HEAVIEST)
+    if claimed.weight > limit:
+        raise refuse(f"weight {claimed.weight:g} is above what this client may weigh ({limit:g})")
+    metrics, shared = _mapping(claimed.metrics), _mapping(claimed.shared)
+    if metrics is None:
+        raise refuse("its metrics are no mapping of names to numbers")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not METRICS.fullmatch(name):
+            raise refuse(f"metric {_shown(name)} is not on the list of what may be sent")
+        if not _is_finite(value):
             raise refuse(f"metric {name!r} is no finite number")
+    if shared is None:
+        raise refuse("what it shares is no mapping of names to tensors")
     for name in expected.shared:
-        if name not in update.shared:
+        if name not in shared:
             raise refuse("missing", name)
-    for name, tensor in update.shared.items():
+    for name, tensor in shared.items():
         if name not in expected.shared:
-            raise refuse("not asked for", str(name)[:200])
-        if not isinstance(tensor, torch.Tensor):
-            raise refuse(f"a {type(tensor).__name__}, not a tensor", name)
-        want = expected.shared[name]
-        if tensor.is_sparse or tensor.layout != torch.strided or tensor.is_quantized:
-            raise refuse("not a dense tensor", name)
-        if tensor.shape != want.shape:
-            raise refuse(f"shape {tuple(tensor.shape)}, expected {tuple(want.shape)}", name)
-        if tensor.dtype != want.dtype:
-            raise refuse(f"dtype {tensor.dtype}, expected {want.dtype}", name)
-        if not bool(torch.isfinite(tensor).all()):
-            raise refuse("holds NaN or infinity", name)
+            raise refuse("not asked for", name[:200] if isinstance(name, str) else _shown(name))
+        _admit_tensor(tensor, expected.shared[name], name, refuse)
     return update
 
 
-def _admit_weight(update: Update, expected: Expected) -> None:
-    weight, who = update.weight, update.client_id
-    if (
-        isinstance(weight, bool)
-        or not isinstance(weight, (int, float))
-        or not math.isfinite(weight)
-    ):
-        raise UpdateRefused(who, f"weight {str(weight)[:40]} is no finite number")
-    if weight <= 0:
-        raise UpdateRefused(who, f"weight {weight} is not above 0")
-    limit = (expected.heaviest or {}).get(who, HEAVIEST)
-    if weight > limit:
-        raise UpdateRefused(
-            who, f"weight {weight:g} is above what this client may weigh ({limit:g})"
-        )
+def _admit_tensor(
+    tensor: Any, want: Tensor, name: str, refuse: Callable[[str, str], UpdateRefused]
+) -> None:
+    if not isinstance(tensor, Tensor):
+        raise refuse(f"a {type(tensor).__name__}, not a tensor", name)
+    odd = tensor.is_sparse or tensor.is_quantized or tensor.is_nested or tensor.is_meta
+    if odd or tensor.layout != torch.strided:
+        raise refuse("not a dense tensor with values of its own", name)
+    if tensor.shape != want.shape:
+        raise refuse(f"shape {tuple(tensor.shape)}, expected {tuple(want.shape)}", name)
+    if tensor.dtype != want.dtype:
+        raise refuse(f"dtype {tensor.dtype}, expected {want.dtype}", name)
+    if not bool(torch.isfinite(tensor).all()):
+        raise refuse("holds NaN or infinity", name)
+
+
+def _mapping(value: object) -> Mapping[Any, Any] | None:
+    return cast(Mapping[Any, Any], value) if isinstance(value, Mapping) else None
+
+
+def _is_finite(value: object) -> bool:
+    """A plain number that a double can hold: math.isfinite raises on integers beyond that."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # False for NaN
+
+
+def _shown(value: object) -> str:
+    """Short, and never the digits of an integer so long that Python refuses to print it."""
+    plain = isinstance(value, (str, float, bool)) or value is None
+    return repr(value)[:40] if plain else f"of type {type(value).__name__}"

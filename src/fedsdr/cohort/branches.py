@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedsdr.errors import RecipeError
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Algorithm, split_mix
 
@@ -21,10 +22,17 @@ from fedsdr.parts.algorithm import Algorithm, split_mix
 class Branches:
     lora: StackedLora
     algorithm: Algorithm
-    start: Mapping[
-        str, Tensor
-    ]  # branch -> [P]: how every client begins where nothing else is known
+    start: Mapping[str, Tensor]  # branch -> [P]: how a client begins where nothing else is known
     dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.algorithm.keep == "from_R":
+            sizes = {len(self.start[b]) for b in (*self.algorithm.personal(), "R")}
+            if len(sizes) > 1:
+                raise RecipeError(
+                    "algorithm.options.s_state: from_R copies R into S, so lora.S.rank has to be "
+                    "lora.R.rank"
+                )
 
     @property
     def device(self) -> torch.device:
@@ -63,9 +71,20 @@ class Branches:
     def enter(
         self, shared: Mapping[str, Tensor], states: Sequence[Mapping[str, Tensor]]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """K clients' branches as a round begins, and the anchor of proximal terms (the same)."""
-        own = [self._own(shared, state) for state in states]
+        """K clients' branches as they are, to deploy or to train on, and a copy as an anchor."""
+        own = [self.assemble(state, shared) for state in states]
         flats = {b: torch.stack([one[b] for one in own]) for b in self.start}
+        return flats, {b: flat.clone() for b, flat in flats.items()}
+
+    def begin(
+        self, shared: Mapping[str, Tensor], states: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """K clients' branches as a round begins, after `keep`, and the anchor of proximal terms."""
+        if self.algorithm.keep == "persist":
+            return self.enter(shared, states)
+        flats, _ = self.enter(shared, [{} for _ in states])
+        if self.algorithm.keep == "from_R":
+            flats |= {b: flats["R"].clone() for b in self.algorithm.personal()}
         return flats, {b: flat.clone() for b, flat in flats.items()}
 
     def stack(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,13 +92,6 @@ class Branches:
         flats = self.assemble(named)
         branches = {part.partition(".")[0] for part in split_mix(self.algorithm.share)}
         return {b: flat[None] for b, flat in flats.items() if b in branches}
-
-    def _own(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        kept = state if self.algorithm.keep == "persist" else {}
-        flats = self.assemble(kept, shared)
-        if self.algorithm.keep == "from_R":
-            flats |= {b: flats["R"].clone() for b in self.algorithm.personal()}
-        return flats
 
     def _all(self, flats: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         return [item for branch, flat in flats.items() for item in self.names(branch, flat).items()]

@@ -84,7 +84,7 @@ class InProcessCohort:
     def _train(self, group: Sequence[Order]) -> Iterator[Update]:
         first = group[0]
         states = [self.run.load_client_state(o.client_id, o.round) for o in group]
-        flats, start = self.branches.enter(first.shared, [_named(s) for s in states])
+        flats, start = self.branches.begin(first.shared, [_named(s) for s in states])
         began = {branch: flat.clone() for branch, flat in flats.items()}
         teachers = [self._teacher(order, state) for order, state in zip(group, states, strict=True)]
         metrics: list[dict[str, float]] = [{} for _ in group]

@@ -2,9 +2,9 @@
 selection, audit.
 
 A draft's address is the digest of all that decides it: base, teacher's adapter, dtype, template,
-sampling, seed, example and draw number. Its randomness derives from that address, so the same
-example is rewritten the same way whoever asks: FedSD and FedSDR of one seed share their rewrites,
-and neither batch nor K matters.
+sampling, seed, example and draw number. Its randomness derives from all of that but the teacher, so
+the same example is rewritten the same way whoever asks: FedSD and FedSDR of one seed share their
+rewrites, and neither batch nor K matters.
 """
 
 from __future__ import annotations
@@ -96,41 +96,57 @@ class _Drafts:
         self, asked: Sequence[tuple[Example, Template]], draw: int, progress: Progress
     ) -> list[Draft]:
         keys = [self._key(example, template, draw) for example, template in asked]
-        missing = [i for i, key in enumerate(keys) if key not in self.cache.found]
-        progress(len(asked) - len(missing))
-        base, sampling = self.lora.base, self.how.sampling
-        prompts = [render_prompt(base, render(asked[i][1], asked[i][0])) for i in missing]
-        by_length = sorted(range(len(missing)), key=lambda j: (len(prompts[j]), j))
-        for start in range(
-            0, len(missing), self.how.batch
-        ):  # stored batch by batch: a kill loses one
+        known = {key for key in keys if key in self.cache.found}
+        progress(sum(key in known for key in keys))
+        if len(known) < len(set(keys)):
+            self._make(asked, keys, draw, progress)
+        return [self.cache.found[key] for key in keys]
+
+    def _make(
+        self,
+        asked: Sequence[tuple[Example, Template]],
+        keys: Sequence[str],
+        draw: int,
+        progress: Progress,
+    ) -> None:
+        """Draw what is missing, batch by batch. The batches depend on what is asked, never on what
+        is known already: a run that was killed here draws from the same logits, to the last bit."""
+        base = self.lora.base
+        prompts = [render_prompt(base, render(template, example)) for example, template in asked]
+        by_length = sorted(range(len(asked)), key=lambda i: (len(prompts[i]), i))
+        for start in range(0, len(asked), self.how.batch):
             chunk = by_length[start : start + self.how.batch]
+            missing = [i for i in chunk if keys[i] not in self.cache.found]
+            if not missing:
+                continue
             with self._worn(), torch.no_grad():
                 made = generate(
                     base,
-                    [prompts[j] for j in chunk],
-                    sampling,
-                    [derive_seed(keys[missing[j]]) for j in chunk],
+                    [prompts[i] for i in chunk],
+                    self.how.sampling,
+                    [self._seed(*asked[i], draw) for i in chunk],
                     self.how.batch,
-                    progress,
                 )
-            self.cache.add(
-                {
-                    keys[missing[j]]: Draft(g.text, g.hit_limit)
-                    for j, g in zip(chunk, made, strict=True)
-                }
-            )
-        return [self.cache.found[key] for key in keys]
+            drafts = {keys[i]: Draft(g.text, g.hit_limit) for i, g in zip(chunk, made, strict=True)}
+            self.cache.add({keys[i]: drafts[keys[i]] for i in missing})
+            progress(len(missing))
 
     def _worn(self) -> AbstractContextManager[None]:
         flats = self.teacher.flats
         return self.lora.wear(flats, tuple(flats)) if flats else nullcontext()
 
-    def _key(self, example: Example, template: Template, draw: int) -> str:
+    def _seed(self, example: Example, template: Template, draw: int) -> int:
+        """Of everything but the teacher: two that differ by rounding (K = 1 and K = 8, say) rewrite
+        alike."""
+        return derive_seed(self._key(example, template, draw, Teacher().digest))
+
+    def _key(
+        self, example: Example, template: Template, draw: int, teacher: str | None = None
+    ) -> str:
         asked = [example.system, [[m.role, m.content] for m in example.history], example.prompt]
         decides = [
             self.lora.base.digest,
-            self.teacher.digest,
+            teacher or self.teacher.digest,
             str(self.lora.base.dtype),
             template_digest(template),
             asdict(self.how.sampling),
@@ -149,7 +165,8 @@ class _Cache:
         self.path = path
         self.found = dict[str, Draft]()
         if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            # Bytes: a kill may tear a letter, and texts hold what str.splitlines() splits at.
+            for line in path.read_bytes().split(b"\n"):
                 try:
                     row = json.loads(line)
                     self.found[row["key"]] = Draft(row["text"], row["hit_limit"])

@@ -9,6 +9,7 @@ by allow-list, shapes checked.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from fedsdr.model.lora import StackedLora
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
-_NEUTRAL: Mapping[
-    str, tuple[Any, ...]
-] = {  # keys that change what an adapter computes, and their harmless values
+# Keys that change what an adapter computes, and their harmless values.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    # The other ways to begin (pissa, olora, loftq …) alter the base's own weights.
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", None),
     "bias": ("none",),
     "use_dora": (False, None),
     "use_rslora": (False, None),
@@ -43,7 +45,7 @@ _NEUTRAL: Mapping[
 }
 _KNOWN = {
     *"""peft_type r lora_alpha target_modules task_type inference_mode base_model_name_or_path
-    fan_in_fan_out lora_dropout init_lora_weights revision auto_mapping peft_version layers_pattern
+    fan_in_fan_out lora_dropout revision auto_mapping peft_version layers_pattern
     megatron_config megatron_core loftq_config eva_config corda_config runtime_config
     qalora_group_size arrow_config ensure_weight_tying lora_ga_config""".split(),
     *_NEUTRAL,
@@ -103,7 +105,8 @@ def load_adapter(folder: str | Path, lora: StackedLora, branch: str) -> Tensor:
     config = _config(path)
     layout = lora.layouts[branch]
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, (int, float)):
+    numbers = isinstance(rank, int) and isinstance(alpha, (int, float))
+    if not numbers or not 0 < abs(alpha) < math.inf:
         raise AdapterError(f"{path / CONFIG}: r and lora_alpha must be numbers")
     if rank != layout.spec.rank:
         raise AdapterError(
@@ -155,7 +158,7 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{path / CONFIG}: peft_type must be LORA")
     for key, value in config.items():
-        if key not in _KNOWN:
+        if key not in _KNOWN and value is not None:  # null: a feature of a newer PEFT, not used
             raise AdapterError(
                 f"{path / CONFIG}: key {key!r} is not known to be harmless, so it is refused"
             )

@@ -7,13 +7,14 @@ and tokenizer together; it travels with every update, so that adapters of differ
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -29,6 +30,7 @@ from fedsdr.errors import ModelError
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
 
+DAMAGE = (SafetensorError, StrictDataclassError)  # of weights, of config.json
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -127,8 +129,9 @@ def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> 
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        net = AutoModelForCausalLM.from_pretrained(
+        net, report = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             config=config,
             dtype=DTYPES[dtype],
             trust_remote_code=False,
@@ -138,9 +141,15 @@ def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> 
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_fast=True
         )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{folder}: cannot be loaded: {first}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, *DAMAGE) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{folder}: cannot be loaded: {told[:300]}") from error
+    if missing := sorted(report["missing_keys"]):
+        # transformers would fill them with random numbers and only log it.
+        raise ModelError(
+            f"{folder}: {len(missing)} tensors of its config.json are not in its weights, "
+            f"such as {missing[0]!r}"
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: the tokenizer has no end-of-text token (eos_token)")
     if len(tokenizer) > net.get_input_embeddings().weight.shape[0]:
@@ -166,7 +175,12 @@ def folder_digest(folder: Path) -> str:
     """sha256 over the files that decide what the model computes."""
     sha = hashlib.sha256()
     names = sorted(
-        [*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("token*.json")]
+        [
+            *folder.glob("*.safetensors"),
+            folder / "config.json",
+            *folder.glob("token*.json"),
+            *folder.glob("chat_template*"),
+        ]
     )
     for name in names:
         sha.update(name.name.encode() + b"\0")

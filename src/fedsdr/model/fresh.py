@@ -61,9 +61,7 @@ def fresh_llama(
         return LlamaForCausalLM(config)
 
 
-def save_folder(
-    path: Path, net: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, half: bool = False
-) -> None:
+def save_folder(path: Path, net: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    (net.to(torch.float16) if half else net).save_pretrained(path)
+    net.save_pretrained(path)
     tokenizer.save_pretrained(path)

@@ -108,6 +108,10 @@ class StackedLora:
 
     def __init__(self, base: BaseModel, targets: str, specs: Mapping[str, BranchSpec]) -> None:
         self.base = base
+        if any(isinstance(module, StackedLinear) for module in base.net.modules()):
+            raise ModelError(
+                "this base already wears a StackedLora; load it again or remove that one"
+            )
         found = linear_layers(base.net)
         head = base.net.get_output_embeddings()
         names = [n for n, m in found.items() if m is not head and _matches(targets, n)]
@@ -124,10 +128,6 @@ class StackedLora:
             parent, _, child = name.rpartition(".")
             owner = base.net.get_submodule(parent)
             layer = getattr(owner, child)
-            if isinstance(layer, StackedLinear):
-                raise ModelError(
-                    "this base already wears a StackedLora; load it again or remove that one"
-                )
             self.shapes[name] = _in_out(layer)
             self.layers[name] = StackedLinear(layer)
             setattr(owner, child, self.layers[name])

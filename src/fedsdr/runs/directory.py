@@ -209,7 +209,7 @@ class RunDirectory:
 
         Takes the run's lock itself.
         """
-        folders = ["clients", "updates"] * private + ["rewrites"] * rewrites
+        folders = ["clients", "updates", "adapters/personal"] * private + ["rewrites"] * rewrites
         chosen = ["private state"] * private + ["rewrites"] * rewrites
         with run_lock(self.root):
             # Marked first: a purge that is killed half-way must not be resumed from either.

@@ -1,0 +1,104 @@
+"""A plan on the terminal: who trains on what, with which model, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from fedsdr.cli.printing import plain, say, show_facts, show_table, size
+
+if TYPE_CHECKING:
+    from fedsdr.plan.shape import ClientRow, Lengths, Plan
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """Everything but the problems. Record text goes to a terminal only, never to a file or pipe."""
+    header = (
+        "client", "train", "validation", "test", "prompt tokens", "response tokens",
+        "trained tokens", "cut", "domains",
+    )  # fmt: skip
+    title = "clients; tokens: median (longest) of a training row"
+    show_table(console, title, header, map(_client, plan.clients))
+    show_facts(console, "model", _model(plan))
+    show_facts(console, "algorithm", _algorithm(plan))
+    show_facts(console, "cost", _cost(plan))
+    for note in plan.notes:
+        say(console, f"note: {note}")
+    if not plan.example:
+        return
+    if not console.is_terminal:
+        say(console, "one example as it is trained on: shown on a terminal only")
+        return
+    say(console, "one example as it is trained on; the trained tokens are underlined:", "bold")
+    pieces = ((plain(text), "underline green" if on else "dim") for text, on in plan.example)
+    console.print(Text.assemble(*((text.plain, style) for text, style in pieces)))
+
+
+def _client(client: ClientRow) -> tuple[str, ...]:
+    return (
+        client.client_id,
+        str(client.train),
+        str(client.validation),
+        str(client.test),
+        _lengths(client.prompt),
+        _lengths(client.response),
+        f"{client.trained_tokens:,}",
+        str(client.truncated),
+        ", ".join(f"{domain} {count}" for domain, count in client.domains.items()),
+    )
+
+
+def _lengths(lengths: Lengths) -> str:
+    return f"{lengths.median:.0f} ({lengths.longest})"
+
+
+def _model(plan: Plan) -> Iterable[tuple[str, str]]:
+    model = plan.model
+    yield "path", model.path
+    yield "parameters", f"{model.parameters:,} in {model.dtype} on {model.device}"
+    yield "digest", model.digest[:16]
+    yield "chat template", model.template
+    yield "layers with branches", str(len(model.layers))
+    for branch, count in model.trainable.items():
+        yield f"parameters of {branch}", f"{count:,} per client"
+
+
+def _algorithm(plan: Plan) -> Iterable[tuple[str, str]]:
+    algorithm = plan.algorithm
+    yield "name", algorithm.name
+    for number, stage in enumerate(algorithm.stages, 1):
+        yield f"stage {number}", stage
+    yield "sent", algorithm.shared
+    yield "stays with the client", algorithm.stays
+    for name, mix in algorithm.deploys.items():
+        yield f"{name} model", mix
+
+
+def _cost(plan: Plan) -> Iterable[tuple[str, str]]:
+    traffic, memory, work = plan.traffic, plan.memory, plan.rewriting
+    yield "rounds", f"{plan.rounds}, {plan.sampled} clients each, {plan.stack} side by side"
+    up, down = size(traffic.up_client), size(traffic.down_client)
+    yield "bytes of a client in a round", f"{up} up, {down} down"
+    yield "bytes of a round", f"{size(traffic.up_round)} up, {size(traffic.down_round)} down"
+    yield "bytes in all", size(traffic.total)
+    yield "optimiser steps", f"{plan.total_steps:,}"
+    if work.examples:
+        yield "rewrites", f"{work.examples:,} rows, {work.drafts:,} drafts at most"
+    counted = f"base {size(memory.base)}, branches {size(memory.branches)}"
+    yield "memory", f"about {size(memory.total)}: {counted}, activations {size(memory.activations)}"
+    if plan.duration is not None:
+        yield "time, estimated", _duration(plan.duration.rewriting, plan.duration.training)
+
+
+def _duration(rewriting: float, training: float) -> str:
+    told = f"{_seconds(training)} of training"
+    return f"{_seconds(rewriting)} of rewriting, {told}" if rewriting else told
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

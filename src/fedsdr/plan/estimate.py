@@ -1,0 +1,186 @@
+"""How much work, memory and time a run takes: counted where it can be, else tried or estimated."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from fedsdr.cohort.in_process import rewritten_views
+from fedsdr.config import Recipe
+from fedsdr.data.render import Rendered, render_prompt
+from fedsdr.distill import prompts
+from fedsdr.distill.generate import Sampling, generate
+from fedsdr.distill.selection import parse_selection
+from fedsdr.experiment import Experiment
+from fedsdr.model.base import BaseModel, linear_layers
+from fedsdr.parts.algorithm import Stage
+from fedsdr.plan.problems import trained_parts, whole
+from fedsdr.plan.shape import Duration, Memory, RewritingWork
+from fedsdr.tensors import derive_seed
+from fedsdr.train import LocalSettings, StageJob, train_stage
+
+Rows = Mapping[str, Sequence[Rendered]]  # who trains -> its rows
+OutOfMemory = torch.OutOfMemoryError
+TRIAL_STEPS, TRIAL_ROWS, TRIAL_TOKENS = 2, 32, 9
+ACTIVATIONS = 1.5  # numbers that autograd keeps per number at either end of a linear layer
+
+
+def local_settings(recipe: Recipe) -> LocalSettings:
+    """As the run derives them."""
+    chosen = recipe.training
+    return LocalSettings(
+        epochs=chosen.local_epochs,
+        steps=chosen.local_steps,
+        batch=chosen.batch,
+        micro_batch=chosen.micro_batch,
+        optimizer=chosen.optimizer,
+        weight_decay=chosen.weight_decay,
+        clip=chosen.clip,
+        loss=chosen.loss,
+    )
+
+
+def stage_steps(stage: Stage, rows: Sequence[Rendered], local: LocalSettings) -> int:
+    if not stage.terms or not rows:
+        return 0
+    return StageJob("", (rows,) * len(stage.terms), 0).steps(stage, local)
+
+
+def count_rewriting(experiment: Experiment, asked: Sequence[Sequence[str]]) -> RewritingWork:
+    """The base rewrites every client's rows once; a global teacher does when a client first meets
+    it, and again whenever that is due. `asked`: the clients of each round."""
+    views = rewritten_views(experiment.algorithm)
+    if not views:
+        return RewritingWork(0, 0, 0)
+    examples = {client.client_id: len(client.train) for client in experiment.trained}
+    passes = sum(examples.values())
+    if views[0].teacher == "global":
+        every, known, passes = max(0, views[0].redistill_every), set[str](), 0
+        for number, clients in enumerate(asked):
+            due = number == 0 or (every > 0 and number % every == 0)
+            passes += sum(examples[c] for c in clients if due or c not in known)
+            known.update(clients)
+    draws = max(parse_selection(view.selection).draws for view in views)
+    return RewritingWork(sum(examples.values()), draws, passes * draws)
+
+
+def estimate_memory(experiment: Experiment, local: LocalSettings, rows: Rows) -> Memory:
+    """Training holds six copies of every branch (as the round and as the stage began, both anchors,
+    as trained, as finished), four more of a trained one (gradient and its sum, AdamW's moments)."""
+    base, layouts = experiment.base, experiment.lora.layouts
+    own = sum(t.nbytes for t in (*base.net.parameters(), *base.net.buffers()))
+    k = min(experiment.recipe.run.stack, len(rows))
+    trained = [whole(trained_parts([stage])) for stage in experiment.algorithm.stages]
+    numbers = 6 * sum(layout.size for layout in layouts.values())
+    numbers += 4 * max((sum(layouts[b].size for b in t & set(layouts)) for t in trained), default=0)
+    activations = _activations(base, k * (local.micro_batch or local.batch), rows)
+    return Memory(own, k * numbers * experiment.branches.dtype.itemsize, activations)
+
+
+def memory_there(experiment: Experiment) -> int | None:
+    """Bytes that the device has, where that can be known."""
+    device = experiment.base.net.device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def estimate_duration(
+    experiment: Experiment,
+    local: LocalSettings,
+    rows: Rows,
+    totals: Sequence[int],
+    work: RewritingWork,
+) -> tuple[Duration | None, list[str]]:
+    """`totals`: client steps per stage, over all rounds. And problems that only trying shows."""
+    step, finite = _try_steps(experiment, local, rows)
+    if not finite:
+        return None, [
+            f"the loss of a trial step is no finite number in {experiment.recipe.model.dtype}; set "
+            "model.dtype: float32, or lower training.lr"
+        ]
+    k = min(experiment.recipe.run.stack, len(rows))
+    training = sum(seconds / k * count for seconds, count in zip(step, totals, strict=True))
+    return Duration(step, training, _try_rewriting(experiment, rows, work)), []
+
+
+def _activations(base: BaseModel, many: int, rows: Rows) -> int:
+    """What autograd keeps of one micro-batch of `many` rows, all as long as the longest: of every
+    layer, and of the logits of trained tokens (the loss makes a wide copy and a log-softmax)."""
+    every = [row for own in rows.values() for row in own]
+    longest = max((len(row.ids) for row in every), default=0)
+    trained = max((row.trained for row in every), default=0)
+    ends = sum(sum(m.get_parameter("weight").shape) for m in linear_layers(base.net).values())
+    vocabulary = base.net.get_input_embeddings().get_parameter("weight").shape[0]
+    layers = ACTIVATIONS * many * longest * ends * base.dtype.itemsize
+    return round(layers + many * trained * vocabulary * 3 * max(4, base.dtype.itemsize))
+
+
+def _try_steps(
+    experiment: Experiment, local: LocalSettings, rows: Rows
+) -> tuple[tuple[float, ...], bool]:
+    """Seconds per optimiser step of every stage, on throw-away branches of the K clients with the
+    widest rows; and whether all losses were finite."""
+    recipe, branches = experiment.recipe, experiment.branches
+    widest = sorted(rows, key=lambda c: -sum(len(row.ids) for row in rows[c]) / len(rows[c]))
+    group = widest[: recipe.run.stack]
+    flats, start = branches.begin(branches.first(), [{} for _ in group])
+    found, losses = list[float](), list[float]()
+    for stage in experiment.algorithm.stages:
+        jobs = [
+            StageJob(c, (rows[c],) * len(stage.terms), derive_seed(recipe.seed, "plan", c))
+            for c in group
+        ]
+        for steps in (1, TRIAL_STEPS):  # the first also pays for what is set up only once
+            settings, began = replace(local, steps=steps), time.perf_counter()
+            result = train_stage(
+                experiment.lora,
+                replace(stage, part=1.0),
+                flats,
+                jobs,
+                settings,
+                recipe.training.lr,
+                start,
+            )
+            losses += result.losses
+            if steps == TRIAL_STEPS:
+                found.append((time.perf_counter() - began) / steps)
+    return tuple(found), all(map(math.isfinite, losses))
+
+
+def _try_rewriting(experiment: Experiment, rows: Rows, work: RewritingWork) -> float:
+    """Seconds for all drafts; a batch goes on until its longest response is there."""
+    if not work.drafts:
+        return 0.0
+    choice = experiment.recipe.rewriting
+    examples = [example for client in experiment.trained for example in client.train]
+    many = min(TRIAL_ROWS, choice.batch, len(examples))
+    some = examples[:: len(examples) // many][:many]
+    asked = [
+        render_prompt(
+            experiment.base, prompts.render(prompts.choose_template(e, choice.template), e)
+        )
+        for e in some
+    ]
+
+    def draw(tokens: int) -> float:
+        began = time.perf_counter()
+        sampling = Sampling(choice.temperature, choice.top_p, choice.top_k, tokens)
+        generate(experiment.base, asked, sampling, list(range(many)), many)
+        return time.perf_counter() - began
+
+    draw(1)
+    tokens = min(TRIAL_TOKENS, choice.max_new_tokens)
+    first = draw(1)
+    each = max(0.0, draw(tokens) - first) / max(1, tokens - 1)
+    lengths = sorted(min(r.trained, choice.max_new_tokens) for own in rows.values() for r in own)
+    batches = [lengths[i : i + choice.batch] for i in range(0, len(lengths), choice.batch)]
+    drawn = sum(len(batch) * batch[-1] for batch in batches)
+    return work.drafts / work.examples * (first * len(lengths) + each * drawn) / many

@@ -1,0 +1,119 @@
+"""From a recipe to its plan. Nothing is written, and the base is given back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fedsdr.config import Recipe
+from fedsdr.experiment import Experiment, assemble, given
+from fedsdr.loop import LoopSettings, sample_clients
+from fedsdr.model.base import BaseModel
+from fedsdr.parts.algorithm import Algorithm
+from fedsdr.plan.estimate import (
+    OutOfMemory,
+    count_rewriting,
+    estimate_duration,
+    estimate_memory,
+    local_settings,
+    memory_there,
+    stage_steps,
+)
+from fedsdr.plan.problems import algorithm_problems, choice_problems, recipe_problems
+from fedsdr.plan.rows import Faults, check_rewriting, data_problems, read_client, shown
+from fedsdr.plan.shape import Plan, Traffic
+from fedsdr.plan.words import describe_algorithm, describe_model, notes
+from fedsdr.tensors import nbytes
+from fedsdr.types import ClientData
+
+
+def make_plan(
+    recipe: Recipe,
+    base: BaseModel | None = None,
+    algorithm: Algorithm | None = None,
+    clients: Sequence[ClientData] | None = None,
+) -> Plan:
+    """Check and count everything; what cannot even be loaded raises its `FedsdrError`."""
+    threads = torch.get_num_threads()
+    try:
+        experiment = assemble(recipe, base, algorithm, given(clients, recipe))
+        try:
+            return _plan(experiment, custom=algorithm is not None)
+        finally:
+            pass
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _plan(experiment: Experiment, custom: bool) -> Plan:
+    recipe, algorithm = experiment.recipe, experiment.algorithm
+    local, rounds = local_settings(recipe), recipe.training.rounds
+    faults = Faults()
+    read = [read_client(experiment, client, faults) for client in experiment.federation.clients]
+    table = [row for row, _ in read]
+    rows = {row.client_id: own for row, own in read}
+    if algorithm.pool:
+        rows = {experiment.trained[0].client_id: [row for own in rows.values() for row in own]}
+    check_rewriting(experiment, faults)
+    asked = _asked(recipe, list(rows))
+    steps = {
+        client: tuple(stage_steps(stage, own, local) for stage in algorithm.stages)
+        for client, own in rows.items()
+    }
+    totals = [
+        sum(steps[c][i] for n, now in enumerate(asked, 1) if stage.when(n) for c in now)
+        for i, stage in enumerate(algorithm.stages)
+    ]
+    work, memory = count_rewriting(experiment, asked), estimate_memory(experiment, local, rows)
+    problems = [
+        *faults.told(),
+        *data_problems(table, recipe),
+        *recipe_problems(recipe, algorithm, len(rows), len(asked[0])),
+        *algorithm_problems(algorithm, rounds),
+        *(choice_problems(recipe, algorithm) if not custom else ()),
+    ]
+    there = memory_there(experiment)
+    if there is not None and memory.base + memory.branches > there:
+        problems.append(
+            f"base and branches alone need {memory.base + memory.branches:,} bytes of memory, "
+            f"there are {there:,}; lower run.stack or the ranks"
+        )
+    duration = None
+    if not problems:
+        try:
+            duration, faulty = estimate_duration(experiment, local, rows, totals, work)
+            problems += faulty
+        except OutOfMemory:
+            problems.append(
+                "a trial step ran out of memory; lower run.stack, training.micro_batch or "
+                "model.max_length"
+            )
+    size = nbytes(experiment.branches.first())
+    per_round, overall = size * len(asked[0]), 2 * size * sum(map(len, asked))
+    return Plan(
+        clients=tuple(table),
+        notes=(*experiment.notes, *notes(experiment, asked, memory, there)),
+        model=describe_model(experiment),
+        algorithm=describe_algorithm(algorithm, recipe),
+        rounds=rounds,
+        sampled=len(asked[0]),
+        stack=min(recipe.run.stack, len(asked[0])),
+        traffic=Traffic(size, size, per_round, per_round, overall),
+        steps=steps,
+        total_steps=sum(totals),
+        rewriting=work,
+        memory=memory,
+        duration=duration,
+        problems=tuple(dict.fromkeys(problems)),
+        example=shown(experiment.base, rows),
+    )
+
+
+def _asked(recipe: Recipe, clients: Sequence[str]) -> list[list[str]]:
+    """Who takes part, round by round: the very clients that the run will draw."""
+    training = recipe.training
+    settings = LoopSettings(
+        "plan", recipe.seed, training.rounds, training.lr, participation=training.participation
+    )
+    return [sample_clients(clients, settings, n) for n in range(1, training.rounds + 1)]

@@ -1,0 +1,157 @@
+"""Settings and algorithms that cannot work, or that would silently do nothing: each with why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from fedsdr.algorithms.registry import make_algorithm
+from fedsdr.cohort.in_process import rewritten_views
+from fedsdr.config import Recipe
+from fedsdr.distill.selection import parse_selection
+from fedsdr.errors import RecipeError
+from fedsdr.parts.algorithm import Algorithm, Stage, shared_branches, split_mix
+from fedsdr.plan.words import rounds_words
+
+
+def recipe_problems(
+    recipe: Recipe, algorithm: Algorithm, clients: int, sampled: int
+) -> Iterator[str]:
+    """`clients` is how many train, `sampled` how many of them in one round."""
+    training = recipe.training
+    if training.min_lr > training.lr:
+        yield f"training.min_lr ({training.min_lr:g}) is above training.lr ({training.lr:g})"
+    if training.micro_batch is not None and training.micro_batch > training.batch:
+        yield (
+            f"training.micro_batch ({training.micro_batch}) is a part of training.batch "
+            f"({training.batch}) and cannot be above it"
+        )
+    there = "1 client (all data are pooled)" if algorithm.pool else f"{clients} clients"
+    wish = training.participation
+    if wish > 1 and not wish.is_integer():
+        yield f"training.participation {wish:g} is neither a share up to 1 nor a whole count"
+    if wish > clients:
+        yield f"training.participation asks for {wish:g} clients of {there}"
+    if training.quorum > sampled:
+        yield (
+            f"training.quorum ({training.quorum}) can never be met: {sampled} of {there} "
+            "are asked in a round"
+        )
+    if training.local_steps is not None and any(s.epochs is not None for s in algorithm.stages):
+        yield (
+            "training.local_steps and a stage's own epochs (smooth_epochs, rectify_epochs) "
+            "contradict each other; leave out one of them"
+        )
+
+
+def choice_problems(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    """Of the keys under `algorithm:`."""
+    choice = recipe.algorithm
+    try:
+        parse_selection(choice.selection)
+    except RecipeError as error:
+        yield f"algorithm.{error}"
+    if not choice.boosted and choice.selection != "none":
+        own = ", or algorithm.options.selection" if rewritten_views(algorithm) else ""
+        yield f"algorithm.selection is the booster's: set algorithm.boosted: true{own}"
+    if choice.boosted and make_algorithm(choice.name, choice.options).stages == algorithm.stages:
+        yield f"algorithm.boosted changes nothing: {choice.name} trains on no raw answers"
+
+
+def algorithm_problems(algorithm: Algorithm, rounds: int) -> Iterator[str]:
+    """Of the algorithm's parts, over the rounds of the run."""
+    numbers = range(1, rounds + 1)
+    for index, stage in enumerate(algorithm.stages, 1):
+        yield from (f"stage {index} {wrong}" for wrong in _stage_problems(stage))
+        if not any(map(stage.when, numbers)):
+            yield (
+                f"stage {index} never runs: it is for {rounds_words(stage)}, and training.rounds "
+                f"is {rounds}"
+            )
+    running = {n: [s for s in algorithm.stages if s.when(n)] for n in numbers}
+    idle = [n for n, stages in running.items() if not stages]
+    if idle:
+        yield f"no stage runs in {len(idle)} rounds, the first of which is round {idle[0]}"
+    trained = {n: trained_parts(stages) for n, stages in running.items()}
+    yield from _branch_problems(algorithm, trained)
+    yield from _teacher_problems(algorithm)
+
+
+def trained_parts(stages: Iterable[Stage]) -> set[str]:
+    """`{"R", "S.B"}`"""
+    return {p for s in stages for t in s.terms if t.weight for p in split_mix(t.train)}
+
+
+def whole(parts: Iterable[str]) -> set[str]:
+    """The branches of these parts."""
+    return {part.partition(".")[0] for part in parts}
+
+
+def _stage_problems(stage: Stage) -> Iterator[str]:
+    if not trained_parts([stage]):
+        yield "trains nothing"
+    if stage.epochs is not None and stage.epochs <= 0:
+        yield f"trains for {stage.epochs:g} epochs; a number above 0 is needed"
+    if stage.epochs is not None and stage.part != 1:
+        yield "has epochs of its own, which match_compute (a part of the recipe's) does not change"
+    for term in stage.terms:
+        forward, through = split_mix(term.forward), term.forward or "the base alone"
+        for part in split_mix(term.train):
+            branch, _, half = part.partition(".")
+            if half not in ("", "A", "B"):
+                yield f"trains {part!r}; the halves of a branch are {branch}.A and {branch}.B"
+            if branch not in forward:
+                yield f"trains {branch}, but runs through {through}, so {branch} has no gradient"
+        if any("." in part for part in forward):
+            yield f"runs through {through!r}; a forward pass takes whole branches"
+        if term.fade is not None and term.fade.branch not in forward:
+            yield f"fades {term.fade.branch}, but runs through {through}"
+
+
+def _branch_problems(algorithm: Algorithm, trained: Mapping[int, set[str]]) -> Iterator[str]:
+    """`trained`: round -> parts."""
+    ever = set[str]().union(*trained.values())
+    for part in split_mix(algorithm.share):
+        if not {part, part.partition(".")[0], f"{part}.A", f"{part}.B"} & ever:
+            yield f"{algorithm.name} shares {part}, which no stage trains in these rounds"
+    if not algorithm.deploys:
+        yield f"{algorithm.name} deploys nothing: nothing would be evaluated or saved"
+    for name, mix in algorithm.deploys.items():
+        for branch in split_mix(mix):
+            if branch not in whole(ever):
+                yield (
+                    f"{algorithm.name} deploys {mix} as {name!r}, but no stage trains {branch} "
+                    "in these rounds"
+                )
+    personal = algorithm.personal()
+    if algorithm.pool and personal:
+        yield f"{algorithm.name} pools all data: no client is left for {personal[0]} to belong to"
+    if algorithm.keep != "persist":
+        yield from _forgotten(algorithm, personal, trained)
+
+
+def _forgotten(
+    algorithm: Algorithm, personal: Sequence[str], trained: Mapping[int, set[str]]
+) -> Iterator[str]:
+    for branch in personal:
+        off = [n for n, parts in trained.items() if branch not in whole(parts)]
+        if off and len(off) < len(trained):
+            yield (
+                f"s_state {algorithm.keep} begins {branch} anew in every round, but round {off[0]} "
+                f"does not train it, so what it learnt would be lost there; set s_state: persist"
+            )
+
+
+def _teacher_problems(algorithm: Algorithm) -> Iterator[str]:
+    views = rewritten_views(algorithm)
+    for view in views:
+        if view.redistill_every < 0:
+            yield f"redistill_every must not be negative, it is {view.redistill_every}"
+        elif view.redistill_every and view.teacher == "base":
+            yield (
+                "redistill_every has no meaning with teacher base, which never changes; set "
+                "teacher: global, or redistill_every: 0"
+            )
+        if view.teacher == "global" and not shared_branches(algorithm):
+            yield f"teacher global: {algorithm.name} shares nothing, so there is no global model"
+    if len({(view.teacher, view.redistill_every) for view in views}) > 1:
+        yield f"{algorithm.name} asks for several teachers; a client has one"

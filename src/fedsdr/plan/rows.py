@@ -1,0 +1,176 @@
+"""The clients' rows as tokens, and the rows that cannot be used. Ids are named, never any text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
+
+from jinja2 import TemplateError
+
+from fedsdr.atlas.scores import AtlasScorer
+from fedsdr.cohort.in_process import rewritten_views
+from fedsdr.config import Recipe
+from fedsdr.data.render import Rendered, render, render_prompt
+from fedsdr.distill import prompts
+from fedsdr.errors import DataError
+from fedsdr.experiment import Experiment
+from fedsdr.model.base import BaseModel
+from fedsdr.plan.shape import ClientRow, Lengths
+from fedsdr.types import ClientData, Example
+
+NAMED = 8  # clients in one message
+UNCUT = 1 << 40
+# A template's own message could quote what it was given.
+REFUSED = (
+    "the chat template refuses the conversation (its system line, say, or the order of its turns); "
+    "set model.chat_template: plain"
+)
+
+
+class Faults:
+    """Rows that cannot be used, gathered by what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.found = dict[str, dict[str, list[str]]]()
+
+    def add(self, wrong: str, client: str, example: Example) -> None:
+        self.found.setdefault(wrong, {}).setdefault(client, []).append(example.id)
+
+    def told(self) -> Iterator[str]:
+        for wrong, clients in self.found.items():
+            places = [
+                f"client {client!r}, example {ids[0]!r}"
+                + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
+                for client, ids in clients.items()
+            ]
+            rest = f"; and {len(places) - NAMED} more clients" if len(places) > NAMED else ""
+            yield f"{'; '.join(places[:NAMED])}{rest}: {wrong}"
+
+
+def read_client(
+    experiment: Experiment, client: ClientData, faults: Faults
+) -> tuple[ClientRow, list[Rendered]]:
+    """One client's counts, and its training rows, cut as training will cut them."""
+    limit = min(experiment.recipe.model.max_length, experiment.base.max_length)
+    whole = _rendered(experiment.base, client.client_id, client.train, limit, faults)
+    _check_held_out(experiment, client, limit, faults)
+    domains = Counter(e.domain for e in client.train if e.domain)
+    cut = [Rendered(r.ids[:limit], r.weights[:limit], len(r.ids) > limit) for r in whole]
+    row = ClientRow(
+        client.client_id,
+        len(client.train),
+        len(client.validation),
+        len(client.test),
+        dict(sorted(domains.items())),
+        _lengths([len(r.ids) - r.trained for r in whole]),
+        _lengths([r.trained for r in whole]),
+        sum(r.truncated for r in cut),
+        sum(r.trained for r in cut),
+    )
+    return row, cut
+
+
+def check_rewriting(experiment: Experiment, faults: Faults) -> None:
+    """A rewriting prompt holds instruction and response both, and needs room for the rewrite."""
+    base, choice = experiment.base, experiment.recipe.rewriting
+    for client in experiment.trained if rewritten_views(experiment.algorithm) else ():
+        for example in client.train:
+            asked = prompts.render(prompts.choose_template(example, choice.template), example)
+            length = _prompt_length(base, client.client_id, asked, faults)
+            if length is None or length + choice.max_new_tokens <= base.max_length:
+                continue
+            wrong = f"the rewriting prompt fills the model's {base.max_length} positions"
+            if length < base.max_length:
+                wrong = (
+                    f"the rewriting prompt and rewriting.max_new_tokens ({choice.max_new_tokens}) "
+                    f"exceed the model's {base.max_length} positions; lower it"
+                )
+            faults.add(f"{wrong}; or drop the row", client.client_id, example)
+
+
+def data_problems(clients: Iterable[ClientRow], recipe: Recipe) -> Iterator[str]:
+    every = list(clients)
+    for client in every:
+        name, usable = f"client {client.client_id!r}", client.trained_tokens > 0
+        if client.train == 0:
+            yield f"{name} has no training rows; leave it out"
+        elif not usable:
+            yield f"{name} has 0 tokens to train on: none of its {client.train} rows can be used"
+        elif client.truncated == client.train:
+            yield (
+                f"{name}: every response is cut by model.max_length ({recipe.model.max_length}), "
+                f"so it would never see an answer's end; its prompts have up to "
+                f"{client.prompt.longest} tokens, its responses up to {client.response.longest}"
+            )
+    if recipe.evaluation.patience is not None and not any(c.validation for c in every):
+        yield "evaluation.patience needs validation rows, and no client has any"
+
+
+def shown(base: BaseModel, rows: Mapping[str, Sequence[Rendered]]) -> tuple[tuple[str, bool], ...]:
+    """The first row as tokens; the bytes of one letter are shown where it is complete."""
+    row = next((row for own in rows.values() for row in own), Rendered((), ()))
+    found, before = list[tuple[str, bool]](), ""
+    for end, weight in enumerate(row.weights, 1):
+        decoded = base.tokenizer.decode(  # pyright: ignore[reportUnknownMemberType]
+            list(row.ids[:end]), clean_up_tokenization_spaces=False
+        )
+        text = str(decoded)
+        if text.endswith("\ufffd") and end < len(row.ids):
+            text = before
+        found.append((text[len(before) :], weight > 0))
+        before = text
+    return tuple(found)
+
+
+def _check_held_out(experiment: Experiment, client: ClientData, limit: int, faults: Faults) -> None:
+    """What could not be scored would be found out after the training only."""
+    base, scorer = experiment.base, experiment.federation.scorer
+    for held_out in (client.validation, client.test):
+        if not isinstance(scorer, AtlasScorer):
+            _rendered(base, client.client_id, held_out, limit, faults)
+            continue
+        for example in held_out:
+            length = _prompt_length(base, client.client_id, example, faults)
+            if length is not None and length + scorer.max_new_tokens > base.max_length:
+                wrong = (
+                    f"the prompt and an answer of {scorer.max_new_tokens} tokens exceed the "
+                    f"model's {base.max_length} positions, so it could not be scored"
+                )
+                faults.add(wrong, client.client_id, example)
+
+
+def _rendered(
+    base: BaseModel, client: str, examples: Sequence[Example], limit: int, faults: Faults
+) -> list[Rendered]:
+    """The rows that can be trained or scored, uncut."""
+    found = list[Rendered]()
+    for example in examples:
+        try:
+            row = render(base, example, UNCUT)
+        except DataError as error:
+            faults.add(str(error), client, example)
+        except TemplateError:
+            faults.add(REFUSED, client, example)
+        else:
+            if len(row.ids) - row.trained < limit:
+                found.append(row)
+                continue
+            wrong = (
+                f"the prompt alone fills model.max_length ({limit} tokens), so no token of the "
+                "response would be trained or scored; raise it or drop the row"
+            )
+            faults.add(wrong, client, example)
+    return found
+
+
+def _prompt_length(base: BaseModel, client: str, example: Example, faults: Faults) -> int | None:
+    try:
+        return len(render_prompt(base, example))
+    except TemplateError:
+        faults.add(REFUSED, client, example)
+        return None
+
+
+def _lengths(counts: Sequence[int]) -> Lengths:
+    return Lengths(float(median(counts)), max(counts)) if counts else Lengths(0.0, 0)

@@ -1,0 +1,116 @@
+"""A run in words: its model, its algorithm, and what works though perhaps not as meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from fedsdr.config import Recipe
+from fedsdr.experiment import Experiment
+from fedsdr.model.base import PLAIN_TEMPLATE
+from fedsdr.parts.algorithm import Algorithm, Stage, Term
+from fedsdr.parts.objectives import CrossEntropy, Objective, Sum
+from fedsdr.parts.views import Mixed, Raw, View
+from fedsdr.plan.rows import NAMED
+from fedsdr.plan.shape import AlgorithmRow, Memory, ModelRow
+
+KEEP = {
+    "persist": "from round to round",
+    "reset": "for one round: each begins afresh",
+    "from_R": "for one round: each begins as a copy of R",
+}
+
+
+def describe_model(experiment: Experiment) -> ModelRow:
+    base, lora = experiment.base, experiment.lora
+    if experiment.recipe.model.chat_template == "plain":
+        template = "fedsdr's plain one, as model.chat_template asks"
+    elif base.template == PLAIN_TEMPLATE:
+        template = "fedsdr's plain one, the tokenizer has none"
+    else:
+        template = "the tokenizer's own"
+    return ModelRow(
+        str(base.path),
+        sum(p.numel() for p in base.net.parameters()),
+        str(base.dtype).removeprefix("torch."),
+        str(base.net.device),
+        base.digest,
+        template,
+        tuple(lora.layers),
+        {branch: layout.size for branch, layout in lora.layouts.items()},
+    )
+
+
+def describe_algorithm(algorithm: Algorithm, recipe: Recipe) -> AlgorithmRow:
+    shared, personal = algorithm.share, ", ".join(algorithm.personal())
+    return AlgorithmRow(
+        algorithm.name,
+        tuple(_stage(stage, recipe) for stage in algorithm.stages),
+        f"{shared}: its change goes up, the combined one comes down" if shared else "nothing",
+        f"{personal} stays with its client, {KEEP[algorithm.keep]}" if personal else "nothing",
+        {name: f"W0+{mix}" if mix else "W0" for name, mix in algorithm.deploys.items()},
+    )
+
+
+def rounds_words(stage: Stage) -> str:
+    first, last, every = stage.when.first, stage.when.last, stage.when.every
+    which = "every round" if every == 1 else f"every {every} rounds"
+    if last is not None:
+        return f"{which} from {first} to {last}"
+    return which if first == 1 else f"{which} from {first} on"
+
+
+def notes(
+    experiment: Experiment, asked: Sequence[Sequence[str]], memory: Memory, there: int | None
+) -> Iterator[str]:
+    recipe, cores = experiment.recipe, os.cpu_count() or 1
+    if recipe.run.threads > cores:
+        yield f"run.threads is {recipe.run.threads}, but this machine has {cores} cores"
+    if recipe.model.max_length > experiment.base.max_length:
+        yield f"model.max_length is cut to what the model reads, {experiment.base.max_length}"
+    if recipe.training.schedule == "constant" and recipe.training.min_lr:
+        yield "training.min_lr has no effect with schedule constant"
+    if not any(client.validation for client in experiment.federation.clients):
+        yield "no client has validation rows: the last round is deployed"
+    if never := sorted({c.client_id for c in experiment.trained}.difference(*asked)):
+        more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
+        yield f"never asked in these rounds: {', '.join(never[:NAMED])}{more}"
+    if there is not None and memory.total > there:
+        yield f"about {memory.total:,} bytes of memory are needed, there are {there:,}"
+
+
+def _stage(stage: Stage, recipe: Recipe) -> str:
+    training = recipe.training
+    if training.local_steps is not None:
+        amount = f"{max(1, round(training.local_steps * stage.part))} steps"
+    else:
+        epochs = stage.epochs if stage.epochs is not None else training.local_epochs * stage.part
+        amount = f"{epochs:g} epochs"
+    return f"{rounds_words(stage)}, {amount}: {' and '.join(map(_term, stage.terms)) or 'nothing'}"
+
+
+def _term(term: Term) -> str:
+    weight = f"{term.weight:g} × " if term.weight != 1 else ""
+    through, fade = f"W0+{term.forward}" if term.forward else "W0", ""
+    if term.fade is not None:
+        fade = (
+            f", {term.fade.branch} × {term.fade.scale:g}, off at {term.fade.dropout:.0%} of steps"
+        )
+    loss = f"{weight}{_objective(term.objective)}"
+    return f"train {term.train or 'nothing'} on {_view(term.view)} through {through}{fade} ({loss})"
+
+
+def _view(view: View) -> str:
+    if isinstance(view, Raw):
+        return "the raw answers"
+    if isinstance(view, Mixed):
+        return f"the raw answers, {view.share:.0%} of them replaced by {_view(view.rewritten)}"
+    who = "the base" if view.teacher == "base" else "the global model"
+    again = f", anew every {view.redistill_every} rounds" if view.redistill_every else ""
+    return f"the answers as {who} rewrites them (selection {view.selection}{again})"
+
+
+def _objective(objective: Objective) -> str:
+    if isinstance(objective, Sum):
+        return " + ".join(map(_objective, objective.terms))
+    return "cross-entropy" if isinstance(objective, CrossEntropy) else repr(objective)

@@ -1,0 +1,278 @@
+"""Killed anywhere and resumed, a run ends with the same bytes as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsdr import experiment
+from fedsdr.algorithms.registry import make_algorithm
+from fedsdr.config import Recipe
+from fedsdr.distill.rewrite import _Cache
+from fedsdr.errors import RunError
+from fedsdr.evaluate.scoring import HeldOutLoss
+from fedsdr.model.base import BaseModel
+from fedsdr.parts.combine import Mean
+from fedsdr.runs.directory import RunDirectory
+from fedsdr.tensors import digest
+from toy import clients, recipe, toy
+
+CLIENTS = list(clients((2, 7, 4, 1)).values())
+ROUNDS = 3
+
+
+class Killed(BaseException):
+    """What no handler of errors may catch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Before (or after) the n-th call of a function."""
+
+    owner: Any
+    name: str
+    nth: int
+    after: bool = False
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        calls, plain = 0, getattr(self.owner, self.name)
+
+        def wrapped(*args: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == self.nth and not self.after:
+                raise Killed
+            result = plain(*args, **named)
+            if calls == self.nth:
+                raise Killed
+            return result
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.owner, self.name, wrapped)
+            yield
+
+
+POINTS = {
+    "rewriting, nothing stored": Kill(_Cache, "add", 1),
+    "rewriting, the third client's drafts stored": Kill(_Cache, "add", 3, after=True),
+    "first checkpoint": Kill(RunDirectory, "save_checkpoint", 1),
+    "a client's state stored, its update not handed out": Kill(
+        RunDirectory, "save_client_state", 1, after=True
+    ),
+    "first update yielded": Kill(RunDirectory, "save_update", 1),
+    "first update spooled": Kill(RunDirectory, "save_update", 1, after=True),
+    "mid group": Kill(RunDirectory, "save_update", 2),
+    "first group spooled": Kill(RunDirectory, "save_update", 2, after=True),
+    "mid group of round 2": Kill(RunDirectory, "save_update", 5),
+    "all spooled, in combine": Kill(Mean, "__call__", 2),
+    "combined": Kill(Mean, "__call__", 2, after=True),
+    "during validation": Kill(HeldOutLoss, "score", 4),
+    "before the round's row": Kill(RunDirectory, "append_row", 6),
+    "after the round's row": Kill(RunDirectory, "save_checkpoint", 3),
+    "after the checkpoint": Kill(RunDirectory, "prune_checkpoints", 2),
+    "after pruning": Kill(RunDirectory, "drop_spool", 3),
+    "after the last round": Kill(RunDirectory, "drop_spool", 4, after=True),
+    "in the final scoring": Kill(HeldOutLoss, "score", 11),
+    "between adapters": Kill(experiment, "save_adapter", 3),
+    "before the results": Kill(experiment, "write_json_atomic", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def chosen(tiny_folder: Path) -> Recipe:
+    """All that has state: S, noise, several drafts, partial participation, a cosine."""
+    options = {"selection": "resample(2)", "s_dropout": 0.3}
+    return recipe(
+        tiny_folder,
+        algorithm={"name": "fedsdr", "options": options},
+        training={"rounds": ROUNDS, "participation": 0.75, "schedule": "cosine"},
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    chosen: Recipe, base64: BaseModel, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Any]:
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        experiment.train(chosen, root, base=base64, clients=CLIENTS)
+    return remains(root)
+
+
+def remains(root: Path) -> Mapping[str, Any]:
+    """All of a run directory that a result may be read from."""
+    run = RunDirectory.open(root)
+    states = {c.client_id: run.load_client_state(c.client_id, ROUNDS + 1) for c in CLIENTS}
+    files = [root / name for name in ("rounds.jsonl", "ledger.jsonl", "results.json")]
+    files += sorted(p for p in (root / "adapters").rglob("*") if p.is_file())
+    return {
+        "checkpoints": run.checkpoints(),
+        "shared": digest(run.load_checkpoint(ROUNDS).tensors["shared"]),
+        "states": {c: s.digest for c, s in states.items() if s is not None},
+        "spool": run.spooled(ROUNDS),
+        "kept": sorted(str(p.relative_to(root)) for p in root.glob("clients/*/*")),
+        "audit": (root / "rewriting.json").read_bytes(),
+        **{str(p.relative_to(root)): p.read_bytes() for p in files},
+    }
+
+
+def begin_and_die(kill: Kill, chosen: Recipe, base: BaseModel, root: Path) -> None:
+    with kill.armed(), pytest.raises(Killed):
+        experiment.train(chosen, root, base=base, clients=CLIENTS)
+
+
+@pytest.mark.usefixtures("no_fsync")
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_there_and_resumed(
+    point: str, chosen: Recipe, undisturbed: Mapping[str, Any], base64: BaseModel, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    begin_and_die(POINTS[point], chosen, base64, root)
+    experiment.resume(root, base=base64, clients=CLIENTS)
+    assert remains(root) == undisturbed
+
+
+@pytest.mark.usefixtures("no_fsync")
+@pytest.mark.parametrize("nth", [2, 9, 17, 26])
+@pytest.mark.parametrize("call", ["rename", "replace"])
+def test_killed_between_two_steps_of_the_file_system(
+    call: str,
+    nth: int,
+    chosen: Recipe,
+    undisturbed: Mapping[str, Any],
+    base64: BaseModel,
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "run"
+    if call == "replace":
+        nth = min(nth, 3)
+    begin_and_die(Kill(os, call, nth), chosen, base64, root)
+    experiment.resume(root, base=base64, clients=CLIENTS)
+    assert remains(root) == undisturbed
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_killed_again_and_again(
+    chosen: Recipe, undisturbed: Mapping[str, Any], base64: BaseModel, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    begin_and_die(Kill(RunDirectory, "save_update", 2), chosen, base64, root)
+    for nth in (3, 2, 4, 3):
+        with Kill(RunDirectory, "save_update", nth).armed(), contextlib.suppress(Killed):
+            experiment.resume(root, base=base64, clients=CLIENTS)
+    experiment.resume(root, base=base64, clients=CLIENTS)
+    assert remains(root) == undisturbed
+
+
+@pytest.mark.usefixtures("no_fsync")
+@pytest.mark.parametrize("victim", ["checkpoints/round-00003", "checkpoints/round-00003,clients"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    victim: str,
+    chosen: Recipe,
+    undisturbed: Mapping[str, Any],
+    base64: BaseModel,
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "run"
+    experiment.train(chosen, root, base=base64, clients=CLIENTS)
+    damage(root / "checkpoints/round-00003/shared.safetensors")
+    if "clients" in victim:
+        damage(max(root.glob("clients/*/round-00003/branches.safetensors")))
+    experiment.resume(root, base=base64, clients=CLIENTS)
+    assert remains(root) == undisturbed
+
+
+def damage(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_a_finished_run_resumed_is_as_it_was(
+    chosen: Recipe, undisturbed: Mapping[str, Any], base64: BaseModel, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    experiment.train(chosen, root, base=base64, clients=CLIENTS)
+    experiment.resume(root, base=base64, clients=CLIENTS)
+    assert remains(root) == undisturbed
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_redistilling_resumes_too(tiny_folder: Path, base64: BaseModel, tmp_path: Path) -> None:
+    options = {"teacher": "global", "redistill_every": 2}
+    chosen = recipe(tiny_folder, algorithm={"name": "fedsdr", "options": options})
+    ends = []
+    for name, kill in (("whole", None), ("cut", Kill(RunDirectory, "save_update", 7))):
+        root = tmp_path / name
+        if kill is not None:
+            begin_and_die(kill, chosen, base64, root)
+            experiment.resume(root, base=base64, clients=CLIENTS)
+        else:
+            experiment.train(chosen, root, base=base64, clients=CLIENTS)
+        checkpoint = RunDirectory.open(root).load_checkpoint(ROUNDS)
+        ends.append((checkpoint.digest, (root / "rounds.jsonl").read_bytes()))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_the_order_in_which_clients_answer_is_irrelevant(base64: BaseModel, tmp_path: Path) -> None:
+    class Backwards:
+        def __init__(self, cohort: Any) -> None:
+            self.cohort = cohort
+
+        def ask(self, orders: Any, answered: Any) -> Any:
+            return reversed(list(self.cohort.ask(list(reversed(orders)), answered)))
+
+    ends = []
+    data = {c.client_id: c for c in CLIENTS}
+    for name, turned in (("forth", False), ("back", True)):
+        own = dict(reversed(data.items())) if turned else data
+        with toy(base64, make_algorithm("fedsdr"), tmp_path / name, own, stack=2) as one:
+            cohort = Backwards(one.cohort) if turned else one.cohort
+            outcome = one.play(rounds=2, cohort=cohort, participation=0.75)
+            ends.append(
+                (digest(outcome.state.shared), (one.run.root / "rounds.jsonl").read_bytes())
+            )
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.slow
+def test_kill_9(
+    chosen: Recipe, undisturbed: Mapping[str, Any], base64: BaseModel, tmp_path: Path
+) -> None:
+    """A forked process, killed by the kernel at random moments until it gets through."""
+    root, context, dice = tmp_path / "run", multiprocessing.get_context("fork"), random.Random(3)
+    deaths = 0
+    for attempt in range(12):
+        child = context.Process(target=go_on, args=(root, chosen, base64))
+        child.start()
+        child.join(dice.uniform(0.05, 0.5) if attempt < 11 else 120)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            deaths += 1
+        elif child.exitcode == 0:
+            break
+    assert child.exitcode == 0
+    assert deaths >= 2
+    assert remains(root) == undisturbed
+
+
+def go_on(root: Path, chosen: Recipe, base: BaseModel) -> None:
+    try:
+        RunDirectory.open(root)
+    except RunError:
+        experiment.train(chosen, root, base=base, clients=CLIENTS)
+    else:
+        experiment.resume(root, base=base, clients=CLIENTS)

@@ -1,0 +1,111 @@
+"""What a watcher sees: plain lines where there is no terminal, bars where there is one."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedsdr.cli import progress
+from fedsdr.cli.printing import UNPRINTABLE, complain, figure, plain, size
+from fedsdr.cli.progress import progress_watch, round_line
+
+
+def row(number: int, **more: Any) -> dict[str, Any]:
+    measures = {"recall": 0.25, "hallucination": 0.5, "redundancy": 0.0, "words": 9.0}
+    return {
+        "round": number,
+        "loss": 1.5,
+        "validation": {"global": measures, "personal": {}},
+        "bytes_up": 1234,
+        "bytes_down": 999,
+        "refused": [],
+        **more,
+    }
+
+
+def console(terminal: bool) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=terminal, width=200, markup=False), out
+
+
+def test_a_round_in_a_line() -> None:
+    line = "round  3/10 | loss 1.5000 | global: recall 0.250, hallucination 0.500, redundancy 0.000"
+    assert round_line(row(3), 10) == line + " | 1.2 kB up, 999 B down"
+
+
+def test_without_a_terminal_there_are_plain_lines_and_no_bars() -> None:
+    to, out = console(terminal=False)
+    with progress_watch(to, 2, "FedSD") as watch:
+        watch.note("the embedded world")
+        watch.advance("clients", 1, 8)
+        watch.told(row(1, refused=["client 'c1' lost: [red]gone[/red]"]))
+    assert out.getvalue().splitlines() == [
+        "FedSD: the embedded world",
+        f"FedSD: {round_line(row(1), 2)}",
+        "FedSD:   client 'c1' lost: [red]gone[/red]",
+    ]
+
+
+def test_slow_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    to, out = console(terminal=False)
+    with progress_watch(to) as watch:
+        for done in range(1, 5):
+            now[0] += 4.0
+            watch.advance("rewriting clients", done, 4)
+    assert out.getvalue() == "rewriting clients: 3 of 4\n"
+
+
+def test_on_a_terminal_there_are_bars_and_the_rounds_above_them() -> None:
+    to, out = console(terminal=True)
+    with progress_watch(to, 2, "FedSD") as watch:
+        watch.advance("clients", 1, 8)
+        watch.told(row(1))
+        watch.advance("scoring [b]global", 2, 8)
+    seen = out.getvalue()
+    assert "FedSD rounds" in seen
+    assert "scoring [b]global" in seen
+    assert "round 1/2" in seen
+    assert "1/2" in seen.replace("round 1/2", "")
+
+
+def test_a_failure_inside_goes_through() -> None:
+    to, _ = console(terminal=True)
+    with pytest.raises(KeyboardInterrupt), progress_watch(to, 2):
+        raise KeyboardInterrupt
+
+
+def test_users_text_is_neither_markup_nor_terminal_control(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    complain("[bold]key[/bold] \x1b[31m\udc80 \\ :smile:")
+    assert capsys.readouterr().err == "error: [bold]key[/bold] \\x1b[31m\\udc80 \\ :smile:\n"
+    assert plain("two\nlines\there").plain == "two\nlines\there"
+    assert UNPRINTABLE.search("é中 ± –") is None
+
+
+def test_a_long_message_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/very/long/" + "name/" * 40 + "recipe.yaml"
+    complain(f"{path} does not exist")
+    assert path in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3.2e6, "3.2 MB"), (5e12, "5000.0 GB")],
+)
+def test_sizes(count: float, said: str) -> None:
+    assert size(count) == said
+
+
+def test_figures() -> None:
+    assert [figure(v) for v in (None, 0.1234, 12.0, 123456.0)] == [
+        "–",
+        "0.123",
+        "12.000",
+        "123,456",
+    ]
