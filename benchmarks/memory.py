@@ -51,8 +51,9 @@ def in_own_process(asked: argparse.Namespace, clients: int) -> dict[str, Any]:
 
 def measured(asked: argparse.Namespace, clients: int) -> dict[str, Any]:
     """One run, in bytes. `idle`: the peak with all imported and the base loaded, no client yet."""
+    from fedsdr.assembly import open_base
     from fedsdr.config import build_recipe
-    from fedsdr.experiment import open_base, train
+    from fedsdr.experiment import train
 
     recipe = build_recipe(
         {

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import fedsdr.experiment
+from fedsdr.assembly import Experiment, assemble
 from fedsdr.config import Recipe, build_recipe
 from fedsdr.data.batches import make_block
 from fedsdr.data.render import Rendered, render
-from fedsdr.experiment import Experiment, assemble
 from fedsdr.parts.algorithm import split_mix
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.types import ClientData

@@ -32,10 +32,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from fedsdr.assembly import Experiment, assemble
 from fedsdr.config import build_recipe
 from fedsdr.data.batches import draw_steps
 from fedsdr.data.render import Rendered, render
-from fedsdr.experiment import Experiment, assemble
 from fedsdr.train import LocalSettings, StageJob, train_stage
 
 MATRIX_SIZES = (256, 512, 1024, 2048)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsdr.assembly import Experiment, assemble
 from fedsdr.cohort.in_process import InProcessCohort
 from fedsdr.config import build_recipe
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
-from fedsdr.experiment import Experiment, assemble
 from fedsdr.loop import LoopSettings, run_rounds
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.train import LocalSettings

@@ -1,13 +1,13 @@
 """The demo federation over seeds: tune each method's learning rate, then run it, then compare.
 
-    python benchmarks/study.py tune --out runs/study          # the grid, on seeds of its own
-    python benchmarks/study.py run --out runs/study           # eight other seeds at the picked rates
-    fedsdr compare runs/study/run/*/*
+    python benchmarks/study.py tune --out runs/study          # the grid, on its own seeds
+    python benchmarks/study.py run --out runs/study           # eight other seeds at the picked
+    rates fedsdr compare runs/study/run/*/*
 
-Every run is a run directory; one that is finished is not run again, so both commands can be stopped and
-started, and split over processes with --shard 0/2 and --shard 1/2. A rate is picked by recall on the
-validation questions of the first deployed model, averaged over the tuning seeds; test questions play no
-part in it.
+Every run is a run directory; one that is finished is not run again, so both commands can be stopped
+and started, and split over processes with --shard 0/2 and --shard 1/2. A rate is picked by recall
+on the validation questions of the first deployed model, averaged over the tuning seeds; test
+questions play no part in it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import json
 import shutil
 from pathlib import Path
 
+from fedsdr.assembly import open_base
 from fedsdr.demo import demo_recipe
-from fedsdr.experiment import open_base, train
+from fedsdr.experiment import train
 
 METHODS = ("fedavg", "fedsd", "fedsdr", "local", "central")
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -34,7 +35,8 @@ def validation_recall(run: Path) -> float:
 
 
 def picked_rates(out: Path, methods: tuple[str, ...]) -> dict[str, float]:
-    """By method: the rate with the best mean over the tuning seeds; the whole grid goes into tuning.json."""
+    """By method: the rate with the best mean over the tuning seeds; the whole grid goes into
+    tuning.json."""
     table: dict[str, dict[str, list[float]]] = {}
     for method in methods:
         table[method] = {
@@ -44,10 +46,14 @@ def picked_rates(out: Path, methods: tuple[str, ...]) -> dict[str, float]:
             for lr in GRID
         }
     picks = {m: float(max(row, key=lambda lr, row=row: sum(row[lr]))) for m, row in table.items()}
-    text = json.dumps(
-        {"seeds": TUNING_SEEDS, "validation_recall": table, "picked": picks}, indent=2
-    )
-    (out / "tuning.json").write_text(text + "\n")
+    file = out / "tuning.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    whole = {
+        "seeds": TUNING_SEEDS,
+        "validation_recall": {**known.get("validation_recall", {}), **table},
+        "picked": {**known.get("picked", {}), **picks},
+    }
+    file.write_text(json.dumps(whole, indent=2) + "\n")
     return picks
 
 

@@ -2,7 +2,7 @@
 
     import fedsdr
     recipe = fedsdr.parse_recipe("algorithm: {name: fedsdr}")
-    results = fedsdr.train(recipe, "runs/first")
+    results = fedsdr.run(recipe, "runs/first")
 
 Names are loaded when first used, so that `import fedsdr` alone (and `fedsdr --help`) stays quick.
 """
@@ -17,34 +17,54 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fedsdr.algorithms.fedsd import boosted
     from fedsdr.algorithms.registry import make_algorithm
+    from fedsdr.assembly import Watch, assemble
     from fedsdr.config import Recipe, build_recipe, dump_recipe, parse_recipe, read_recipe
     from fedsdr.data.formats import read_table
     from fedsdr.data.partition import PartitionSpec, partition
     from fedsdr.errors import FedsdrError
     from fedsdr.evaluate.comparison import compare
-    from fedsdr.experiment import Watch, assemble, distill, evaluate, resume, train
+    from fedsdr.experiment import distill as rewrite
+    from fedsdr.experiment import evaluate as score
+    from fedsdr.experiment import resume
+    from fedsdr.experiment import train as run
     from fedsdr.parts.algorithm import Algorithm, Stage, Term
     from fedsdr.parts.views import Mixed, Raw, Rewritten
     from fedsdr.plan import make_plan
     from fedsdr.results import read_results
     from fedsdr.types import ClientData, Example
 
+# Name -> where it lives. `run`, `score` and `rewrite` do what the verbs train, evaluate and distill
+# do; they are called otherwise because fedsdr.train, .evaluate and .distill are rooms.
 _HOMES = {
-    "algorithms.fedsd": ("boosted",),
-    "algorithms.registry": ("make_algorithm",),
-    "config": ("Recipe", "build_recipe", "dump_recipe", "parse_recipe", "read_recipe"),
-    "data.formats": ("read_table",),
-    "data.partition": ("PartitionSpec", "partition"),
-    "errors": ("FedsdrError",),
-    "evaluate.comparison": ("compare",),
-    "experiment": ("Watch", "assemble", "distill", "evaluate", "resume", "train"),
-    "parts.algorithm": ("Algorithm", "Stage", "Term"),
-    "parts.views": ("Mixed", "Raw", "Rewritten"),
-    "plan": ("make_plan",),
-    "results": ("read_results",),
-    "types": ("ClientData", "Example"),
+    "Algorithm": "parts.algorithm:Algorithm",
+    "ClientData": "types:ClientData",
+    "Example": "types:Example",
+    "FedsdrError": "errors:FedsdrError",
+    "Mixed": "parts.views:Mixed",
+    "PartitionSpec": "data.partition:PartitionSpec",
+    "Raw": "parts.views:Raw",
+    "Recipe": "config:Recipe",
+    "Rewritten": "parts.views:Rewritten",
+    "Stage": "parts.algorithm:Stage",
+    "Term": "parts.algorithm:Term",
+    "Watch": "assembly:Watch",
+    "assemble": "assembly:assemble",
+    "boosted": "algorithms.fedsd:boosted",
+    "build_recipe": "config:build_recipe",
+    "compare": "evaluate.comparison:compare",
+    "dump_recipe": "config:dump_recipe",
+    "make_algorithm": "algorithms.registry:make_algorithm",
+    "make_plan": "plan:make_plan",
+    "parse_recipe": "config:parse_recipe",
+    "partition": "data.partition:partition",
+    "read_recipe": "config:read_recipe",
+    "read_results": "results:read_results",
+    "read_table": "data.formats:read_table",
+    "resume": "experiment:resume",
+    "rewrite": "experiment:distill",
+    "run": "experiment:train",
+    "score": "experiment:evaluate",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Algorithm",
@@ -63,25 +83,26 @@ __all__ = [
     "boosted",
     "build_recipe",
     "compare",
-    "distill",
     "dump_recipe",
-    "evaluate",
-    "read_results",
     "make_algorithm",
     "make_plan",
     "parse_recipe",
     "partition",
     "read_recipe",
+    "read_results",
     "read_table",
     "resume",
-    "train",
+    "rewrite",
+    "run",
+    "score",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _HOMES:
         raise AttributeError(f"module 'fedsdr' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fedsdr.{_HOME_OF[name]}"), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(f"fedsdr.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

@@ -220,7 +220,7 @@ _Loader.add_implicit_resolver(
 )
 _Loader.add_constructor(
     yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
-    lambda loader, node: _mapping(loader, cast(yaml.MappingNode, node), True),
+    lambda loader, node: _mapping(cast(_Loader, loader), cast(yaml.MappingNode, node), True),
 )
 
 
@@ -244,9 +244,10 @@ def _apply(tree: dict[str, Any], change: str) -> None:
     for parent in parents:
         if tree.get(parent) is None:
             tree[parent] = {}
-        tree = tree[parent]
-        if not isinstance(tree, dict):
+        below: Any = tree[parent]
+        if not isinstance(below, dict):
             raise RecipeError(f"--set {change!r}: {parent!r} holds a value, not further keys")
+        tree = cast(dict[str, Any], below)
     tree[last] = _load_yaml(value, f"--set {path}")
 
 

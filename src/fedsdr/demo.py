@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsdr.assembly import Watch, open_base
 from fedsdr.config import Recipe, build_recipe
 from fedsdr.errors import RunError
-from fedsdr.experiment import Watch, open_base, train
+from fedsdr.experiment import train
 
 Results = Mapping[str, Any]  # what a run's results.json holds
 METHODS = ("fedavg", "fedsd", "fedsdr")

@@ -18,6 +18,7 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
     "seed": int,
     "world": str,
     "lr": (int, float),
+    "chosen_round": int,
     "scores": dict,
 }
 
@@ -28,6 +29,19 @@ def read_results(directories: Iterable[Path]) -> list[RunResult]:
 
 def read_result(directory: Path) -> RunResult:
     """One run's final scores; a run that is not finished has none."""
+    values = load_results(directory)
+    return RunResult(
+        path=str(directory),
+        method=values["method"],
+        seed=values["seed"],
+        world=values["world"],
+        lr=float(values["lr"]),
+        scores=values["scores"],
+    )
+
+
+def load_results(directory: Path) -> Mapping[str, Any]:
+    """What results.json holds, checked."""
     find(directory)
     path = directory / RESULTS
     try:
@@ -42,14 +56,8 @@ def read_result(directory: Path) -> RunResult:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
     values = _checked(path, found)
-    return RunResult(
-        path=str(directory),
-        method=values["method"],
-        seed=values["seed"],
-        world=values["world"],
-        lr=float(values["lr"]),
-        scores=_scores(path, values["scores"]),
-    )
+    _check_scores(path, values["scores"])
+    return values
 
 
 def default_measures(results: Sequence[RunResult]) -> tuple[str, ...]:
@@ -68,14 +76,13 @@ def _checked(path: Path, found: Any) -> Mapping[str, Any]:
     return values
 
 
-def _scores(path: Path, scores: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+def _check_scores(path: Path, scores: Mapping[str, Any]) -> None:
     for mix, measures in scores.items():
         if not isinstance(measures, dict):
             raise _damaged(path, f"'scores.{mix}' is not an object")
         for measure, value in cast("dict[str, Any]", measures).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
                 raise _damaged(path, f"'scores.{mix}.{measure}' is not a number")
-    return scores
 
 
 def _damaged(path: Path, why: str) -> CorruptArtifact:

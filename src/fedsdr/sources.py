@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fedsdr.atlas.federation import AtlasFederation, AtlasSpec, build_federation, preset
 from fedsdr.atlas.scores import AtlasScorer
 from fedsdr.config import Atlas, Data, Recipe
-from fedsdr.data.formats import Shape, Table, read_table
+from fedsdr.data.formats import Table, read_table
 from fedsdr.data.manifest import (
     ManifestInfo,
     apply_manifest,
@@ -84,7 +84,7 @@ def _atlas(given: Atlas, seed: int) -> Federation:
 
 
 def _from_files(data: Data, seed: int) -> Federation:
-    shape = None if data.shape == "auto" else cast(Shape, data.shape)
+    shape = None if data.shape == "auto" else data.shape
     columns = dict(data.columns) or None
     tests: Mapping[str, Table] | None = None
     if data.files is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def generator(*parts: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
-def rng_sample(items: Sequence[str], count: int, *parts: str | int) -> list[str]:
+def rng_sample(items: list[str], count: int, *parts: str | int) -> list[str]:
     """`count` of the items, drawn without replacement."""
     order = torch.randperm(len(items), generator=generator(*parts)).tolist()
     return [items[i] for i in order[:count]]

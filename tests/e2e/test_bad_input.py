@@ -1,4 +1,4 @@
-"""Whatever a user can get wrong: exit code 2, no traceback, the culprit named, nothing left over."""
+"""What a user can get wrong: exit code 2, no traceback, the culprit named, nothing left over."""
 
 from __future__ import annotations
 

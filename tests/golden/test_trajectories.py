@@ -1,7 +1,7 @@
 """What a method does to the numbers is written down: a change that moves them has to say so.
 
-Losses are compared to 1e-3, for other processors round differently; on the recorded environment they are
-equal to all digits shown.
+Losses are compared to 1e-3, for other processors round differently; on the recorded environment
+they are equal to all digits shown.
 """
 
 import importlib.util

@@ -23,10 +23,11 @@ from transformers import (
 
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.fedsdr import fedsdr
+from fedsdr.assembly import ATLAS_BASE, assemble
 from fedsdr.config import Recipe, build_recipe
-from fedsdr.data.render import render
-from fedsdr.errors import FedsdrError, ModelError
-from fedsdr.experiment import ATLAS_BASE, assemble, train
+from fedsdr.data.render import render, render_prompt
+from fedsdr.errors import DataError, FedsdrError, ModelError
+from fedsdr.experiment import train
 from fedsdr.model.base import BaseModel, load_base
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.lora import StackedLinear
@@ -234,7 +235,7 @@ def test_nothing_is_written_and_the_base_is_given_back(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     threads, before = torch.get_num_threads(), torch.random.get_rng_state()
-    make_plan(recipe({"rewriting.cache": "cache"}), base)
+    make_plan(recipe({"rewriting.cache": "cache", "run.threads": threads + 1}), base)
     with pytest.raises(ModelError):
         make_plan(recipe({"lora.targets": "no_such_layer"}), base)
     assert list(tmp_path.iterdir()) == []
@@ -447,6 +448,21 @@ def test_names_the_example_whose_prompt_is_too_long(part: str, base: BaseModel) 
     wanted = recipe({"model.max_length": 64, "algorithm.name": "fedavg"})
     (problem,) = make_plan(wanted, base, clients=[ClientData("a", **rows)]).problems
     assert problem.startswith("client 'a', example 'huge' and 1 more: the prompt alone fills")
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_draws_the_line_where_training_does(room: int, base: BaseModel) -> None:
+    example = client().train[0]
+    limit = len(render_prompt(base, example)) + room
+    wanted = recipe({"model.max_length": limit, "algorithm.name": "fedavg"})
+    too_long = told(make_plan(wanted, base, clients=[client()]).problems, "the prompt alone")
+    try:
+        render(base, example, limit)
+    except DataError:
+        assert too_long
+    else:
+        assert not too_long
+    assert too_long == (room == 0)
 
 
 def test_many_clients_with_one_problem_make_one_line(base: BaseModel) -> None:

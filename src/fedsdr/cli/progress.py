@@ -1,7 +1,7 @@
 """Progress of a run: bars on a terminal, plain lines elsewhere.
 
 with progress_watch(console, rounds=10, title="FedSD") as watch:
-    fedsdr.train(recipe, "runs/first", watch)
+    fedsdr.run(recipe, "runs/first", watch)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.progress import (
 from fedsdr.cli.printing import say, size
 
 if TYPE_CHECKING:
-    from fedsdr.experiment import Watch
+    from fedsdr.assembly import Watch
 
 PATIENCE = 10.0  # seconds without news, after which a plain line says how far it is
 MEASURES_SHOWN = 3  # of each mix, in a round's line
@@ -35,7 +35,7 @@ MEASURES_SHOWN = 3  # of each mix, in a round's line
 @contextmanager
 def progress_watch(console: Console, rounds: int = 0, title: str = "") -> Generator[Watch]:
     """Shows what happens inside the `with` block; without rounds, no bar and no lines for them."""
-    from fedsdr.experiment import Watch
+    from fedsdr.assembly import Watch
 
     if not console.is_terminal:
         lines = _Lines(console, rounds, title)

@@ -14,7 +14,7 @@ from fedsdr.cli.printing import figure, print_json, say, show_scores, show_table
 from fedsdr.cli.progress import progress_watch
 
 if TYPE_CHECKING:
-    from fedsdr.experiment import Watch
+    from fedsdr.assembly import Watch
 
 
 class Split(StrEnum):

@@ -66,23 +66,28 @@ def generate_stacked(
 ) -> list[list[Generated]]:
     """The same for K clients at once, whose K branches the base wears: `prompts[k]` are client k's.
 
-    Every client fills its share of a batch; one with fewer prompts repeats its last, and the
-    repeats are dropped.
+    Every client fills its share of a batch; one with fewer prompts repeats its last, one with none
+    the shortest of all, and the repeats are dropped.
     """
     orders = [sorted(range(len(p)), key=lambda i, p=p: (len(p[i]), i)) for p in prompts]
     found: list[dict[int, Generated]] = [{} for _ in prompts]
     share, longest = max(1, batch // len(prompts)), max(len(p) for p in prompts)
+    filler = min((p for own in prompts for p in own), key=len, default=())
     for start in range(0, longest, share):
         window = range(start, min(start + share, longest))
-        picks = [(k, o[min(j, len(o) - 1)]) for k, o in enumerate(orders) for j in window]
+        picks = [
+            (k, o[min(j, len(o) - 1)] if o else None) for k, o in enumerate(orders) for j in window
+        ]
         outs = _generate_batch(
             base,
-            [prompts[k][i] for k, i in picks],
+            [filler if i is None else prompts[k][i] for k, i in picks],
             sampling,
-            [seeds[k][i] for k, i in picks] if seeds else None,
+            [0 if i is None else seeds[k][i] for k, i in picks] if seeds else None,
         )
         before = sum(map(len, found))
         for (k, i), out in zip(picks, outs, strict=True):
+            if i is None:
+                continue
             text = str(base.tokenizer.decode(out, skip_special_tokens=True)).strip()
             found[k][i] = Generated(text, len(out), len(out) >= sampling.max_new_tokens)
         progress(sum(map(len, found)) - before)

@@ -44,10 +44,31 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None, []),
 }
 _KNOWN = {
-    *"""peft_type r lora_alpha target_modules task_type inference_mode base_model_name_or_path
-    fan_in_fan_out lora_dropout revision auto_mapping peft_version layers_pattern
-    megatron_config megatron_core loftq_config eva_config corda_config runtime_config
-    qalora_group_size arrow_config ensure_weight_tying lora_ga_config""".split(),
+    *(
+        "peft_type",
+        "r",
+        "lora_alpha",
+        "target_modules",
+        "task_type",
+        "inference_mode",
+        "base_model_name_or_path",
+        "fan_in_fan_out",
+        "lora_dropout",
+        "revision",
+        "auto_mapping",
+        "peft_version",
+        "layers_pattern",
+        "megatron_config",
+        "megatron_core",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "runtime_config",
+        "qalora_group_size",
+        "arrow_config",
+        "ensure_weight_tying",
+        "lora_ga_config",
+    ),
     *_NEUTRAL,
 }
 
@@ -105,8 +126,7 @@ def load_adapter(folder: str | Path, lora: StackedLora, branch: str) -> Tensor:
     config = _config(path)
     layout = lora.layouts[branch]
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    numbers = isinstance(rank, int) and isinstance(alpha, (int, float))
-    if not numbers or not 0 < abs(alpha) < math.inf:
+    if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise AdapterError(f"{path / CONFIG}: r and lora_alpha must be numbers")
     if rank != layout.spec.rank:
         raise AdapterError(

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -25,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from fedsdr.errors import ModelError
+from fedsdr.errors import DataError, ModelError
 
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
@@ -67,18 +68,25 @@ class BaseModel:
     def chat(self, messages: Sequence[dict[str, str]], opened: bool) -> str:
         """The conversation as text, by the chat template (run by transformers in a Jinja
         sandbox)."""
-        return cast(
-            str,
-            self.tokenizer.apply_chat_template(
-                list(messages),
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=opened,
-            ),
-        )
+        try:
+            return cast(
+                str,
+                self.tokenizer.apply_chat_template(
+                    list(messages),
+                    chat_template=self.template,
+                    tokenize=False,
+                    add_generation_prompt=opened,
+                ),
+            )
+        except TemplateError:
+            # Its own message could quote the record.
+            raise DataError(
+                "the chat template refuses the conversation (its system line, say, or the order "
+                "of its turns); set model.chat_template: plain"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
-        return cast(list[int], self.tokenizer.encode(text, add_special_tokens=False))
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -129,7 +137,7 @@ def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> 
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        net, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             output_loading_info=True,
             config=config,
@@ -138,6 +146,7 @@ def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> 
             use_safetensors=True,
             local_files_only=True,
         )
+        net, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_fast=True
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -166,7 +166,7 @@ class StackedLora:
         flats: Mapping[str, Tensor],
         mix: Sequence[str],
         factors: Mapping[str, Tensor] | None = None,
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Run the base with the branches of `mix`: `flats[branch]` is [K, P]; `factors[branch]`,
         [K], multiplies a branch's scale client by client (0 switches it off)."""
         views = {branch: self.layouts[branch].named(flats[branch]) for branch in mix}

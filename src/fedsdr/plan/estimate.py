@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import torch
 
+from fedsdr.assembly import Experiment
 from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered, render_prompt
 from fedsdr.distill import prompts
 from fedsdr.distill.generate import Sampling, generate
 from fedsdr.distill.selection import parse_selection
-from fedsdr.experiment import Experiment
 from fedsdr.model.base import BaseModel, linear_layers
 from fedsdr.parts.algorithm import Stage
 from fedsdr.plan.problems import trained_parts, whole

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from fedsdr.assembly import Experiment, assemble, given
 from fedsdr.config import Recipe
-from fedsdr.experiment import Experiment, assemble, given
 from fedsdr.loop import LoopSettings, sample_clients
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm
@@ -41,7 +41,7 @@ def make_plan(
         try:
             return _plan(experiment, custom=algorithm is not None)
         finally:
-            pass
+            experiment.close()
     finally:
         torch.set_num_threads(threads)
 

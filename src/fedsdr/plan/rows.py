@@ -6,26 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
-from jinja2 import TemplateError
-
+from fedsdr.assembly import Experiment
 from fedsdr.atlas.scores import AtlasScorer
 from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered, render, render_prompt
 from fedsdr.distill import prompts
 from fedsdr.errors import DataError
-from fedsdr.experiment import Experiment
 from fedsdr.model.base import BaseModel
 from fedsdr.plan.shape import ClientRow, Lengths
 from fedsdr.types import ClientData, Example
 
 NAMED = 8  # clients in one message
 UNCUT = 1 << 40
-# A template's own message could quote what it was given.
-REFUSED = (
-    "the chat template refuses the conversation (its system line, say, or the order of its turns); "
-    "set model.chat_template: plain"
-)
 
 
 class Faults:
@@ -150,8 +143,6 @@ def _rendered(
             row = render(base, example, UNCUT)
         except DataError as error:
             faults.add(str(error), client, example)
-        except TemplateError:
-            faults.add(REFUSED, client, example)
         else:
             if len(row.ids) - row.trained < limit:
                 found.append(row)
@@ -167,8 +158,8 @@ def _rendered(
 def _prompt_length(base: BaseModel, client: str, example: Example, faults: Faults) -> int | None:
     try:
         return len(render_prompt(base, example))
-    except TemplateError:
-        faults.add(REFUSED, client, example)
+    except DataError as error:
+        faults.add(str(error), client, example)
         return None
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from fedsdr.assembly import Experiment
 from fedsdr.config import Recipe
-from fedsdr.experiment import Experiment
 from fedsdr.model.base import PLAIN_TEMPLATE
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
 from fedsdr.parts.objectives import CrossEntropy, Objective, Sum

@@ -186,5 +186,5 @@ def test_an_adapter_of_another_base_is_refused(
     net = fresh_llama(base32.tokenizer, width=width, layers=layers, heads=2, seed=1)
     save_folder(tmp_path / "other", net, base32.tokenizer)
     other = StackedLora(load_base(tmp_path / "other"), "all-linear", {"R": BranchSpec(2, 4.0)})
-    with pytest.raises(AdapterError, match="this base|belongs to no layer"):
+    with pytest.raises(AdapterError, match=r"this base|belongs to no layer"):
         load_adapter(saved, other, "R")

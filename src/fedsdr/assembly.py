@@ -1,0 +1,141 @@
+"""Assembly: from a recipe to everything a run needs but its directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from fedsdr.algorithms.registry import make_algorithm
+from fedsdr.cohort.branches import Branches
+from fedsdr.cohort.in_process import Advance, rewritten_views, silent
+from fedsdr.config import Recipe
+from fedsdr.data.manifest import ManifestInfo
+from fedsdr.distill.generate import Sampling
+from fedsdr.distill.rewrite import Rewriting
+from fedsdr.distill.selection import parse_selection
+from fedsdr.errors import DataError, RecipeError
+from fedsdr.evaluate.scoring import HeldOutLoss
+from fedsdr.loop import Row
+from fedsdr.model.adapters import load_adapter
+from fedsdr.model.base import BaseModel, load_base, with_template
+from fedsdr.model.lora import BranchSpec, StackedLora
+from fedsdr.parts.algorithm import Algorithm
+from fedsdr.parts.views import Rewritten
+from fedsdr.sources import Federation, load_federation, pooled
+from fedsdr.train import LocalSettings
+from fedsdr.types import ClientData
+
+ATLAS_BASE = Path(__file__).parent / "atlas" / "base"
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a run tells whoever watches; nothing by default."""
+
+    advance: Advance = silent
+    told: Callable[[Row], None] = lambda row: None
+    note: Callable[[str], None] = lambda text: None
+
+
+@dataclass(slots=True)
+class Experiment:
+    """Everything of a run but its directory. The base wears the stacked LoRA layers until
+    `close`."""
+
+    recipe: Recipe
+    base: BaseModel
+    federation: Federation
+    algorithm: Algorithm
+    lora: StackedLora
+    branches: Branches
+    trained: tuple[ClientData, ...]  # who trains: the clients, or all pooled
+    notes: tuple[str, ...] = ()
+    threads: int = field(default=0)
+
+    def close(self) -> None:
+        self.lora.remove()
+
+
+def assemble(
+    recipe: Recipe,
+    base: BaseModel | None = None,
+    algorithm: Algorithm | None = None,
+    federation: Federation | None = None,
+) -> Experiment:
+    """Check and build all that a run needs; nothing is trained or written yet."""
+    threads = recipe.run.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    chosen = recipe.algorithm
+    boost = Rewritten(chosen.selection) if chosen.boosted else None
+    algorithm = algorithm or make_algorithm(chosen.name, chosen.options, boost)
+    for view in rewritten_views(algorithm):
+        parse_selection(view.selection)  # now, not when a run directory is there already
+    federation = federation or load_federation(recipe)
+    base = base or open_base(recipe)
+    if federation.atlas is not None and base.path.resolve() != ATLAS_BASE.resolve():
+        notes = (
+            "data.atlas is about atlas-base; another model does not know the world's public facts",
+        )
+    else:
+        notes = ()
+    specs = {b: _branch(recipe, b) for b in algorithm.branches()}
+    lora = StackedLora(base, recipe.lora.targets, specs)
+    with ExitStack() as undo:
+        undo.callback(lora.remove)  # the base is given back as it was if anything below fails
+        start = {b: lora.fresh(b, recipe.seed, "init", b) for b in specs}
+        if recipe.lora.init is not None:
+            if "R" not in start:
+                raise RecipeError("lora.init starts R from an adapter, but this algorithm has no R")
+            start["R"] = load_adapter(recipe.lora.init, lora, "R")
+        wide = torch.float64 if base.dtype == torch.float64 else torch.float32
+        branches = Branches(lora, algorithm, start, wide)
+        trained = pooled(federation) if algorithm.pool else federation.clients
+        undo.pop_all()
+    notes = (*federation.notes, *base.notes, *notes)
+    return Experiment(recipe, base, federation, algorithm, lora, branches, trained, notes, threads)
+
+
+def open_base(recipe: Recipe) -> BaseModel:
+    model = recipe.model
+    path = ATLAS_BASE if model.path == "atlas" else Path(model.path)
+    return with_template(load_base(path, model.dtype, model.device), model.chat_template)
+
+
+def given(clients: Sequence[ClientData] | None, recipe: Recipe) -> Federation | None:
+    """Clients handed over in Python, in place of the recipe's data."""
+    if clients is None:
+        return None
+    if len({c.client_id for c in clients}) < len(clients) or not clients:
+        raise DataError("clients must be given with distinct ids, and at least one")
+    info = ManifestInfo({"source": "python"}, recipe.seed)
+    return Federation(tuple(clients), HeldOutLoss(), info)
+
+
+def local_settings(recipe: Recipe) -> LocalSettings:
+    training = recipe.training
+    return LocalSettings(
+        epochs=training.local_epochs,
+        steps=training.local_steps,
+        batch=training.batch,
+        micro_batch=training.micro_batch,
+        optimizer=training.optimizer,
+        weight_decay=training.weight_decay,
+        clip=training.clip,
+        loss=training.loss,
+    )
+
+
+def rewriting_settings(recipe: Recipe) -> Rewriting:
+    choice = recipe.rewriting
+    sampling = Sampling(choice.temperature, choice.top_p, choice.top_k, choice.max_new_tokens)
+    return Rewriting(sampling, choice.template, recipe.seed, choice.batch)
+
+
+def _branch(recipe: Recipe, name: str) -> BranchSpec:
+    chosen = recipe.lora.S if name == "S" else recipe.lora.R
+    return BranchSpec(chosen.rank, chosen.alpha)
