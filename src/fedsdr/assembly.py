@@ -15,6 +15,7 @@ from fedsdr.cohort.branches import Branches
 from fedsdr.cohort.in_process import Advance, rewritten_views, silent
 from fedsdr.config import Recipe
 from fedsdr.data.manifest import ManifestInfo
+from fedsdr.data.render import Rendered, render
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
 from fedsdr.distill.selection import parse_selection
@@ -56,6 +57,19 @@ class Experiment:
     trained: tuple[ClientData, ...]  # who trains: the clients, or all pooled
     notes: tuple[str, ...] = ()
     threads: int = field(default=0)
+    raw: dict[str, list[Rendered]] = field(default_factory=lambda: dict[str, list[Rendered]]())
+
+    @property
+    def max_length(self) -> int:
+        return min(self.recipe.model.max_length, self.base.max_length)
+
+    def tokenise(self) -> None:
+        """The raw rows as tokens, once; a row that cannot be trained on is an error here, before
+        anything is written."""
+        for client in self.trained:
+            self.raw[client.client_id] = [
+                render(self.base, e, self.max_length) for e in client.train
+            ]
 
     def close(self) -> None:
         self.lora.remove()

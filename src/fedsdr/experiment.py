@@ -25,7 +25,7 @@ from fedsdr import __version__
 from fedsdr.assembly import Experiment, Watch, assemble, given, local_settings, rewriting_settings
 from fedsdr.atlas.judge import judge
 from fedsdr.atlas.scores import faithful_shares
-from fedsdr.cohort.in_process import InProcessCohort, rewritten_views
+from fedsdr.cohort.in_process import RAW, InProcessCohort, rewritten_views
 from fedsdr.config import Recipe, dump_recipe, parse_recipe
 from fedsdr.deployed import means, personal_states, save_adapters, score
 from fedsdr.distill.audit import AuditRow, AuditSummary, summarise, write_audit
@@ -56,6 +56,7 @@ def train(
     """Start a run in a new directory; returns what `results.json` holds."""
     experiment = assemble(recipe, base, algorithm, given(clients, recipe))
     try:
+        experiment.tokenise()
         run = RunDirectory.create(
             Path(out), dump_recipe(recipe), _facts(experiment, algorithm, clients)
         )
@@ -274,7 +275,7 @@ def _finish(
 def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProcessCohort:
     recipe, training = experiment.recipe, experiment.recipe.training
     cache = recipe.rewriting.cache
-    return InProcessCohort(
+    cohort = InProcessCohort(
         lora=experiment.lora,
         algorithm=experiment.algorithm,
         clients={c.client_id: c for c in experiment.trained},
@@ -284,11 +285,13 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
         rewriting=rewriting_settings(recipe),
         cache=Path(cache).expanduser() if cache else run.root / "rewrites",
         stack=recipe.run.stack,
-        max_length=min(recipe.model.max_length, experiment.base.max_length),
+        max_length=experiment.max_length,
         equal_weights=training.weights == "equal",
         include_texts=recipe.run.include_texts,
         advance=watch.advance,
     )
+    cohort.tokens.update({(client, RAW): rows for client, rows in experiment.raw.items()})
+    return cohort
 
 
 def _write_audit(experiment: Experiment, run: RunDirectory, cohort: InProcessCohort) -> None:

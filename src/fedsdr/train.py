@@ -138,12 +138,11 @@ class LocalStep:
 def summed_nll(base: BaseModel, block: Block) -> Tensor:
     """[K]: Σ weight · −log p(token | what stands before it), for each client of the block."""
     weights = block.weights[:, 1:]
-    columns = torch.nonzero((weights > 0).any(dim=0))[:, 0]
-    chosen = weights[:, columns] > 0
-    logits = base.logits(block.ids, keep=columns)[chosen]
+    chosen = weights > 0
+    logits = base.predictions(block.ids, block.lengths, chosen)
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses = F.cross_entropy(wide, block.ids[:, 1:][:, columns][chosen], reduction="none")
-    losses = losses * weights[:, columns][chosen].to(losses.dtype)
+    losses = F.cross_entropy(wide, block.ids[:, 1:][chosen], reduction="none")
+    losses = losses * weights[chosen].to(losses.dtype)
     per_client = block.ids.shape[0] // block.clients
     owner = torch.nonzero(chosen)[:, 0] // per_client
     return torch.zeros(block.clients, dtype=losses.dtype, device=losses.device).index_add(

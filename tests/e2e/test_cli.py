@@ -17,14 +17,16 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from fedsdr import demo
 from fedsdr.assembly import ATLAS_BASE
 from fedsdr.cli import study
 from fedsdr.cli.app import app
 from fedsdr.cli.plan_view import show_plan
-from fedsdr.config import read_recipe
+from fedsdr.config import Recipe, build_recipe, read_recipe
 from fedsdr.errors import RunError
 from fedsdr.plan import make_plan
 
@@ -352,6 +354,35 @@ def test_compare_refuses_other_data_and_unfinished_runs(tmp_path: Path) -> None:
     assert "other data" in other.stderr
     os.unlink(Path(b) / "results.json")
     assert "not finished" in fedsdr("compare", a, b).stderr
+
+
+def test_demo_ends_with_one_table_three_sentences_and_the_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The demo as it is, but on a federation that takes a second."""
+    demo_recipe = demo.demo_recipe
+
+    def tiny(method: str, seed: int, cache: Path) -> Recipe:
+        values = demo_recipe(method, seed, cache).model_dump()
+        for section in ("data", "training", "rewriting", "run"):
+            values[section] |= yaml.safe_load(TINY)[section]
+        return build_recipe(values)
+
+    monkeypatch.setattr(demo, "demo_recipe", tiny)
+    said = well("demo", "--seed", "3")
+    assert re.search(r"FedSD: round 1/1 \| loss", said)
+    table = re.search(r"^ *recall( +\d\.\d{3}){4} *$", said, re.MULTILINE)
+    assert table, said
+    told, where = said[table.end() :].split("run directory: ", 1)
+    assert len(re.findall(r"^\w.*\.$", told, re.MULTILINE)) == 3
+    assert (
+        where
+        == "runs/demo/fedavg\nrun directory: runs/demo/fedsd\nrun directory: runs/demo/fedsdr\n"
+    )
+    told = json.loads(well("demo", "--seed", "3", "--json"))
+    assert told["directory"] == "runs/demo-2"
+    assert list(told["runs"]) == ["fedavg", "fedsd", "fedsdr"]
+    assert len(told["sentences"]) == 3
 
 
 def test_a_bug_is_no_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,11 @@ from fedsdr.train import LocalSettings, StageJob, train_stage
 from fedsdr.types import ClientData, Tensors
 from toy import SPECS, clients, examples, largest_difference, moved, recipe, toy
 
-pytestmark = pytest.mark.usefixtures("no_fsync")
+# PEFT asks transformers in a way that transformers means to drop.
+pytestmark = [
+    pytest.mark.usefixtures("no_fsync"),
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
+]
 SIZES = (2, 7, 4)
 
 

@@ -19,6 +19,7 @@ from fedsdr.config import Recipe
 from fedsdr.distill.rewrite import _Cache
 from fedsdr.errors import RunError
 from fedsdr.evaluate.scoring import HeldOutLoss
+from fedsdr.model import adapters
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.combine import Mean
 from fedsdr.runs.directory import RunDirectory
@@ -82,7 +83,7 @@ POINTS = {
     "after pruning": Kill(RunDirectory, "drop_spool", 3),
     "after the last round": Kill(RunDirectory, "drop_spool", 4, after=True),
     "in the final scoring": Kill(HeldOutLoss, "score", 11),
-    "between adapters": Kill(experiment, "save_adapter", 3),
+    "between adapters": Kill(adapters, "save_file", 3),
     "before the results": Kill(experiment, "write_json_atomic", 2),
 }
 

@@ -21,7 +21,6 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.fedsdr import fedsdr
 from fedsdr.assembly import ATLAS_BASE, assemble
 from fedsdr.config import Recipe, build_recipe
@@ -33,12 +32,12 @@ from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.lora import StackedLinear
 from fedsdr.parts.algorithm import Algorithm, Fade, Stage, Term, When
 from fedsdr.parts.views import Raw, Rewritten
-from fedsdr.plan import Plan, make_plan, plan_json
+from fedsdr.plan import Plan, estimate, make_plan, plan_json
 from fedsdr.plan import make as making
 from fedsdr.plan.estimate import estimate_memory, local_settings
 from fedsdr.plan.rows import Faults, read_client
 from fedsdr.sources import load_federation
-from fedsdr.train import StageJob, train_stage
+from fedsdr.train import StageJob, StageResult, train_stage
 from fedsdr.types import ClientData, Example
 
 TINY: Mapping[str, Any] = {
@@ -235,9 +234,11 @@ def test_nothing_is_written_and_the_base_is_given_back(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     threads, before = torch.get_num_threads(), torch.random.get_rng_state()
-    make_plan(recipe({"rewriting.cache": "cache", "run.threads": threads + 1}), base)
+    changes = {"rewriting.cache": "cache", "run.threads": threads + 1}
+    make_plan(recipe(changes), base)
+    assert torch.get_num_threads() == threads
     with pytest.raises(ModelError):
-        make_plan(recipe({"lora.targets": "no_such_layer"}), base)
+        make_plan(recipe({**changes, "lora.targets": "no_such_layer"}), base)
     assert list(tmp_path.iterdir()) == []
     assert is_plain(base.net)
     assert torch.get_num_threads() == threads
@@ -280,6 +281,7 @@ def test_no_record_text_in_json_repr_or_problems(base: BaseModel) -> None:
     assert SECRET not in text
     assert json.loads(json.dumps(plan_json(plan)))["clients"][0]["train"] == 4
     assert "example" not in plan_json(plan)
+    assert "example=" not in repr(plan)
 
 
 # --- what it refuses ---
@@ -415,12 +417,12 @@ def test_the_ablations_pass(ablation: Any, base: BaseModel) -> None:
     assert make_plan(wanted, base).problems == ()
 
 
-def test_sharing_half_of_what_is_trained_passes(base: BaseModel) -> None:
-    half = Algorithm("ffa", (raw("R", "R.B"),), share="R.B")
-    plan = make_plan(recipe(), base, half)
+@pytest.mark.parametrize(("share", "trains"), [("R.B", "R.B"), ("R.B", "R"), ("R", "R.B")])
+def test_halves_of_a_branch_pass(share: str, trains: str, base: BaseModel) -> None:
+    plan = make_plan(recipe(), base, Algorithm("half", (raw("R", trains),), share=share))
     assert plan.problems == ()
-    whole = make_plan(recipe(), base, fedavg())
-    assert 0 < plan.traffic.up_client < whole.traffic.up_client
+    whole = plan.traffic.up_client == 4 * plan.model.trainable["R"]
+    assert whole == (share == "R")
 
 
 def test_names_a_client_without_rows(base: BaseModel) -> None:
@@ -505,6 +507,19 @@ def test_memory_that_is_not_there(base: BaseModel, monkeypatch: pytest.MonkeyPat
     tight = make_plan(recipe(), base)
     assert tight.problems == ()
     assert told(tight.notes, "bytes of memory are needed")
+
+
+def test_few_steps_are_tried(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[int]()
+
+    def watched(*given: Any) -> StageResult:
+        result = train_stage(*given)
+        tried.extend(result.steps)
+        return result
+
+    monkeypatch.setattr(estimate, "train_stage", watched)
+    make_plan(recipe({"training.local_steps": 500}), base)
+    assert tried == [1, 1, 2, 2] * 2  # two clients side by side, warmed up and timed, both stages
 
 
 def test_a_trial_step_that_runs_out_of_memory(

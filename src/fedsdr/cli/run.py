@@ -82,7 +82,7 @@ def purge(
 ) -> None:
     """Remove what is private in a run: cached rewrites and the clients' own state.
 
-    Results, adapters and the ledger stay. The run cannot be resumed afterwards.
+    Results, the global adapter and the ledger stay. The run cannot be resumed afterwards.
 
     \b
     Example:  fedsdr purge runs/fedsdr-seed1
@@ -91,7 +91,10 @@ def purge(
     from fedsdr.runs.files import measure
 
     run, console = RunDirectory.open(directory), talk(as_json)
-    found = {name: measure(run.root / name) for name in ("clients", "updates", "rewrites")}
+    found = {
+        name: measure(run.root / name)
+        for name in ("clients", "updates", "adapters/personal", "rewrites")
+    }
     if not yes:
         for name, (count, size_of) in found.items():
             typer.echo(f"{directory / name}: {count} files, {size(size_of)}", err=as_json)
@@ -102,7 +105,7 @@ def purge(
     say(
         console,
         f"removed {purged.files} files ({size(purged.bytes)}): the clients' private state and the "
-        f"rewrites in {directory}; results, adapters and the ledger stay",
+        f"rewrites in {directory}; results, the global adapter and the ledger stay",
     )
     if cache := _shared_cache(run):
         say(console, f"the rewrites in {cache} may serve other runs and stay")

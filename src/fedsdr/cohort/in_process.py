@@ -27,6 +27,7 @@ from fedsdr.tensors import derive_seed, digest
 from fedsdr.train import LocalSettings, StageJob, train_stage
 from fedsdr.types import ClientData, Example, Order, Update
 
+RAW = "raw"
 Advance = Callable[[str, int, int], None]  # what, done, of how many
 
 
@@ -50,7 +51,7 @@ class InProcessCohort:
     include_texts: bool = False
     advance: Advance = silent
     audit: dict[str, list[AuditRow]] = field(default_factory=lambda: dict[str, list[AuditRow]]())
-    _rows: dict[tuple[str, str], list[Rendered]] = field(
+    tokens: dict[tuple[str, str], list[Rendered]] = field(
         default_factory=lambda: dict[tuple[str, str], list[Rendered]]()
     )
 
@@ -127,13 +128,13 @@ class InProcessCohort:
 
     def _tokens(self, client_id: str, view: View, teacher: Teacher) -> list[Rendered]:
         """A view's token rows, prepared once."""
-        kept = "raw" if isinstance(view, Raw) else f"{view}|{teacher.digest}"
-        if (client_id, kept) not in self._rows:
+        kept = RAW if isinstance(view, Raw) else f"{view}|{teacher.digest}"
+        if (client_id, kept) not in self.tokens:
             examples = self.examples(client_id, view, teacher)
-            self._rows[client_id, kept] = [
+            self.tokens[client_id, kept] = [
                 render(self.lora.base, e, self.max_length) for e in examples
             ]
-        return self._rows[client_id, kept]
+        return self.tokens[client_id, kept]
 
     def examples(
         self, client_id: str, view: View, teacher: Teacher | None = None

@@ -19,6 +19,7 @@ class Block:
 
     ids: Tensor  # [K * rows, T]
     weights: Tensor  # [K * rows, T], for the prediction of ids at the same place
+    lengths: Tensor  # [K * rows]
     clients: int
 
 
@@ -42,10 +43,10 @@ def make_block(rows: Sequence[Sequence[Rendered]], pad: int, device: torch.devic
     width = max((len(r.ids) for own in rows for r in own), default=2)
     ids = torch.full((len(rows) * per_client, width), pad, dtype=torch.long)
     weights = torch.zeros(ids.shape, dtype=torch.float64)
+    lengths = torch.zeros(len(ids), dtype=torch.long)
     for k, own in enumerate(rows):
-        for j, row in enumerate(own):
-            ids[k * per_client + j, : len(row.ids)] = torch.tensor(row.ids)
-            weights[k * per_client + j, : len(row.ids)] = torch.tensor(
-                row.weights, dtype=torch.float64
-            )
-    return Block(ids.to(device), weights.to(device), len(rows))
+        for j, row in enumerate(own, start=k * per_client):
+            ids[j, : len(row.ids)] = torch.tensor(row.ids)
+            weights[j, : len(row.ids)] = torch.tensor(row.weights, dtype=torch.float64)
+            lengths[j] = len(row.ids)
+    return Block(ids.to(device), weights.to(device), lengths.to(device), len(rows))

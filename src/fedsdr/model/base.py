@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from fedsdr.errors import DataError, ModelError
+from fedsdr.model.flat import flat_logits, runs_flat
 
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
@@ -99,6 +100,13 @@ class BaseModel:
     def logits(self, ids: Tensor, keep: Tensor | int = 0) -> Tensor:
         """Next-token logits of right-padded rows, at the columns `keep` (0: all)."""
         return self.net(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+
+    def predictions(self, ids: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
+        """[n, V]: the logits that predict the tokens `ids[:, 1:][chosen]` of right-padded rows."""
+        if runs_flat(self.net):
+            return flat_logits(self.net, ids, lengths, chosen)
+        columns = torch.nonzero(chosen.any(dim=0))[:, 0]
+        return self.logits(ids, keep=columns)[chosen[:, columns]]
 
     def generation(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: object | None

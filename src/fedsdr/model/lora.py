@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fedsdr.errors import ModelError, nearest
 from fedsdr.model.base import BaseModel, linear_layers
+from fedsdr.model.flat import current_rows
 from fedsdr.tensors import generator
 
 
@@ -94,12 +95,20 @@ class StackedLinear(nn.Module):
         if self.worn is None:
             return out
         a, b = self.worn
+        if (flat := current_rows()) is not None:
+            return self._by_client(x[0], out[0], flat.sizes(a.shape[0]))[None]
         rows = x.reshape(a.shape[0], -1, x.shape[-1]).to(a.dtype)
         stacked = out.reshape(a.shape[0], -1, out.shape[-1])
         hidden = torch.bmm(rows, a.transpose(1, 2))
         if stacked.dtype == a.dtype:
             return torch.baddbmm(stacked, hidden, b.transpose(1, 2)).view(out.shape)
         return (stacked + torch.bmm(hidden, b.transpose(1, 2)).to(out.dtype)).view(out.shape)
+
+    def _by_client(self, x: Tensor, out: Tensor, sizes: list[int]) -> Tensor:
+        """The same for tokens [N, in] that stand client by client, `sizes[k]` of client k."""
+        assert self.worn is not None
+        parts = zip(x.split(sizes), out.split(sizes), *self.worn, strict=True)
+        return torch.cat([o + (own.to(a.dtype) @ a.T @ b.T).to(o.dtype) for own, o, a, b in parts])
 
 
 class StackedLora:

@@ -52,7 +52,7 @@ def test_options_are_read_off_the_signature() -> None:
         ("fedavg", {"mu": 1.0}, "no option 'mu'; it has none"),
         ("fedprox", {"mu": "big"}, r"algorithm.mu: .*number.*\(given: 'big'\)"),
         ("fedprox", {"mu": True}, "algorithm.mu"),
-        ("fedprox", {"mu": -0.1}, "algorithm.mu must not be negative"),
+        ("fedprox", {"mu": -0.1}, "algorithm.mu must be a number and not negative"),
         ("fedprox", {"mu": float("nan")}, "algorithm.mu"),
         ("fedsd", {"teacher": "server"}, "algorithm.teacher: .*'base' or 'global'"),
         ("fedsd", {"selection": "fact"}, "selection 'fact'"),

@@ -20,6 +20,8 @@ from fedsdr.model.fresh import fresh_llama, save_folder
 from fedsdr.model.lora import BranchSpec, StackedLora
 from toy import SPECS
 
+# PEFT asks transformers in a way that transformers means to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 IDS = torch.tensor([[5, 40, 41, 42, 7], [9, 80, 81, 6, 6]])
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

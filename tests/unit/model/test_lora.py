@@ -16,6 +16,8 @@ from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.lora import BranchSpec, StackedLora
 from toy import SPECS, TEXTS, loud
 
+# PEFT asks transformers in a way that transformers means to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 IDS = torch.tensor([[5, 40, 41, 42, 7], [9, 80, 81, 6, 6]])
 
 
