@@ -57,10 +57,11 @@ def main() -> None:
 def compared(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
     """Every adapter folder of the run against the run's own branches."""
     experiment, run = assemble(recipe), RunDirectory.open(out)
-    chosen = json.loads((out / "results.json").read_text())["chosen_round"]
-    shared = run.load_checkpoint(chosen).tensors["shared"]
+    rounds = json.loads((out / "results.json").read_text())["chosen_rounds"]
     found = list[dict[str, Any]]()
     for name, mix in experiment.algorithm.deploys.items():
+        chosen = rounds[name]
+        shared = run.load_checkpoint(chosen).tensors["shared"]
         for client in experiment.trained:
             private = run.load_client_state(client.client_id, chosen + 1)
             own = private.tensors["branches"] if private else {}

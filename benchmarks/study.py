@@ -1,13 +1,13 @@
 """The demo federation over seeds: tune each method's learning rate, then run it, then compare.
 
-    python benchmarks/study.py tune --out runs/study          # the grid, on its own seeds
-    python benchmarks/study.py run --out runs/study           # eight other seeds at the picked
-    rates fedsdr compare runs/study/run/*/*
+    python benchmarks/study.py tune --out runs/study     # the grid, on seeds of its own
+    python benchmarks/study.py run --out runs/study      # eight other seeds at the picked rates
+    fedsdr compare runs/study/run/*/*
 
 Every run is a run directory; one that is finished is not run again, so both commands can be stopped
 and started, and split over processes with --shard 0/2 and --shard 1/2. A rate is picked by recall
-on the validation questions of the first deployed model, averaged over the tuning seeds; test
-questions play no part in it.
+on the validation questions, averaged over the deployed models and the tuning seeds; test questions
+play no part in it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 def validation_recall(run: Path) -> float:
-    """The best validation score of the first deployed model."""
+    """Every deployed model's best validation score, and of these the mean."""
     rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    scored = [next(iter(row["validation"].values())) for row in rows if row["validation"]]
-    return max(scores["recall"] for scores in scored)
+    scored = [row["validation"] for row in rows if row["validation"]]
+    best = [max(scores[mix]["recall"] for scores in scored) for mix in scored[0]]
+    return sum(best) / len(best)
 
 
 def picked_rates(out: Path, methods: tuple[str, ...]) -> dict[str, float]:

@@ -51,7 +51,12 @@ def demo_recipe(method: str, seed: int, cache: Path, **changes: Any) -> Recipe:
         "seed": seed,
         "data": {"atlas": {"preset": "medium", "clients": 8, "examples": 50}},
         "algorithm": {"name": method},
-        "training": {"rounds": 10, "local_epochs": 2.0, "batch": 8, "lr": LEARNING_RATES.get(method, 1e-2)},
+        "training": {
+            "rounds": 10,
+            "local_epochs": 2.0,
+            "batch": 8,
+            "lr": LEARNING_RATES.get(method, 1e-2),
+        },
         "rewriting": {"max_new_tokens": 80, "cache": str(cache)},
         "evaluation": {"every": 2},
     }

@@ -69,10 +69,11 @@ def save_adapters(
     folder: Path,
     shared: Mapping[str, Tensor],
     personal: Personal,
+    mixes: Mapping[str, str] | None = None,
 ) -> None:
     """`global/` and, where a mix has a personal branch, `personal/<client>/`, in PEFT's format."""
     personal_branches = set(experiment.algorithm.personal())
-    for name, mix in experiment.algorithm.deploys.items():
+    for name, mix in (mixes or experiment.algorithm.deploys).items():
         if set(split_mix(mix)) & personal_branches:
             for client in experiment.trained:
                 flats, _ = experiment.branches.enter(shared, [personal(client.client_id)])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedsdr import __version__
 from fedsdr.assembly import Experiment, Watch, assemble, given, local_settings, rewriting_settings
@@ -31,7 +32,7 @@ from fedsdr.deployed import means, personal_states, save_adapters, score
 from fedsdr.distill.audit import AuditRow, AuditSummary, summarise, write_audit
 from fedsdr.distill.rewrite import rewrite
 from fedsdr.distill.selection import parse_selection
-from fedsdr.errors import RunError
+from fedsdr.errors import CorruptArtifact, RunError
 from fedsdr.evaluate.scoring import Split
 from fedsdr.loop import ROUNDS, TIMINGS, Judge, LoopSettings, Outcome, run_rounds
 from fedsdr.model.base import BaseModel
@@ -107,27 +108,30 @@ def evaluate(
     algorithm: Algorithm | None = None,
     clients: Sequence[ClientData] | None = None,
 ) -> dict[str, Any]:
-    """Score a run's deployed mixes again, from its checkpoint of a round (the chosen one by
-    default)."""
+    """Score a run's deployed mixes again, from its checkpoint of a round (by default, of each
+    mix's chosen one)."""
     run = RunDirectory.open(Path(directory))
     run.refuse_if_purged()
     recipe = parse_recipe(run.recipe(), str(run.root / "recipe.yaml"))
-    if round is None:
-        done = (run.root / RESULTS).is_file()
-        round = (
-            int(load_results(run.root)["chosen_round"]) if done else run.load_latest_checkpoint()[0]
-        )
-    if round not in run.checkpoints():
+    chosen: Mapping[str, int] = {}
+    if round is None and (run.root / RESULTS).is_file():
+        chosen = load_results(run.root)["chosen_rounds"]
+    other = round if round is not None else run.load_latest_checkpoint()[0]
+    for wanted in {other, *chosen.values()} - set(run.checkpoints()):
         kept = ", ".join(map(str, run.checkpoints()))
-        raise RunError(f"{run.root} keeps no checkpoint of round {round}; there are {kept}")
+        raise RunError(f"{run.root} keeps no checkpoint of round {wanted}; there are {kept}")
     experiment = assemble(recipe, base, algorithm, given(clients, recipe))
     try:
         _same(run.facts(), experiment, run)
-        shared = run.load_checkpoint(round).tensors.get("shared", {})
-        scores = score(experiment, shared, personal_states(run, round), split, watch=watch)
+        scores: dict[str, Mapping[str, Mapping[str, float]]] = {}
+        rounds = {name: chosen.get(name, other) for name in experiment.algorithm.deploys}
+        for name, at in rounds.items():
+            shared = run.load_checkpoint(at).tensors.get("shared", {})
+            mixes = {name: experiment.algorithm.deploys[name]}
+            scores |= score(experiment, shared, personal_states(run, at), split, mixes, watch)
     finally:
         experiment.close()
-    return {"round": round, "split": split, "scores": means(scores), "clients": scores}
+    return {"rounds": rounds, "split": split, "scores": means(scores), "clients": scores}
 
 
 def distill(
@@ -195,13 +199,12 @@ def _go(experiment: Experiment, run: RunDirectory, watch: Watch) -> dict[str, An
         cohort.prepare()
         _write_audit(experiment, run, cohort)
     scorer = experiment.federation.scorer
-    first = next(iter(experiment.algorithm.deploys))
 
     def validate(state: ServerState) -> dict[str, dict[str, float]]:
         own = personal_states(run, state.round)
         return means(score(experiment, state.shared, own, "validation", watch=watch))
 
-    validation = Judge(validate, first, scorer.best_on, scorer.higher_is_better)
+    validation = Judge(validate, scorer.best_on, scorer.higher_is_better)
     has_validation = any(c.validation for c in experiment.federation.clients)
     training = recipe.training
     with _timed(run, "rounds"):
@@ -236,14 +239,16 @@ def _go(experiment: Experiment, run: RunDirectory, watch: Watch) -> dict[str, An
 def _finish(
     experiment: Experiment, run: RunDirectory, outcome: Outcome, watch: Watch
 ) -> dict[str, Any]:
-    """Score the chosen round on test data, save its adapters, write the results."""
-    chosen = (
-        outcome.best_round if experiment.recipe.evaluation.select == "best" else outcome.state.round
-    )
-    shared = run.load_checkpoint(chosen).tensors.get("shared", {})
-    personal = personal_states(run, chosen)
-    scores = score(experiment, shared, personal, "test", watch=watch)
-    save_adapters(experiment, run.root / "adapters", shared, personal)
+    """Score every mix at its chosen round on test data, save its adapters, write the results."""
+    scores: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    chosen = dict[str, int]()
+    for name, mix in experiment.algorithm.deploys.items():
+        best = experiment.recipe.evaluation.select == "best"
+        wanted = outcome.chosen(name) if best else outcome.state.round
+        chosen[name], shared = _checkpoint(run, wanted, outcome, watch)
+        personal = personal_states(run, chosen[name])
+        scores |= score(experiment, shared, personal, "test", {name: mix}, watch)
+        save_adapters(experiment, run.root / "adapters", shared, personal, {name: mix})
     best_on = experiment.federation.scorer.best_on
     higher = experiment.federation.scorer.higher_is_better
     summary = means(scores)
@@ -258,7 +263,7 @@ def _finish(
         "world": experiment.federation.world,
         "lr": experiment.recipe.training.lr,
         "rounds": outcome.state.round,
-        "chosen_round": chosen,
+        "chosen_rounds": chosen,
         "bytes_up": sum(r["bytes_up"] for r in rows),
         "bytes_down": sum(r["bytes_down"] for r in rows),
         "steps": sum(r["steps"] for r in rows),
@@ -270,6 +275,17 @@ def _finish(
         results["rewriting"] = json.loads(rewriting.read_text())
     write_json_atomic(run.root / RESULTS, results)
     return results
+
+
+def _checkpoint(
+    run: RunDirectory, round: int, outcome: Outcome, watch: Watch
+) -> tuple[int, Mapping[str, Tensor]]:
+    """The shared tensors of a round; of the last one, said so, where that one was damaged."""
+    try:
+        return round, run.load_checkpoint(round).tensors.get("shared", {})
+    except CorruptArtifact as error:
+        watch.note(f"{error}; the last round is deployed instead of round {round}")
+        return outcome.state.round, outcome.state.shared
 
 
 def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProcessCohort:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from fedsdr.cohort.admit import Expected, admit
@@ -48,10 +48,9 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Scores of every deployed mix on validation data, and which of them decides the best round."""
+    """Scores of every deployed mix on validation data; by `measure` each mix has its best round."""
 
     validate: Callable[[ServerState], Scores]
-    mix: str
     measure: str
     higher_is_better: bool
 
@@ -61,11 +60,14 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The last state, and the round that validation likes best."""
+    """The last state, and for every deployed mix the round that validation likes best."""
 
     state: ServerState
-    best_round: int
-    best_score: float | None
+    best: Mapping[str, int]
+
+    def chosen(self, mix: str) -> int:
+        """The best round; the last one where nothing was validated."""
+        return self.best.get(mix, self.state.round)
 
 
 def run_rounds(
@@ -101,9 +103,10 @@ def run_rounds(
         scores: Scores = {}
         if judge and (number % settings.evaluate_every == 0 or number == settings.rounds):
             scores = judge.validate(state)
-            best = best.after(number, scores.get(judge.mix, {}).get(judge.measure), judge)
+            _refuse_diverged(number, scores)
+            best = best.after(number, scores, judge)
         _commit(run, number, state, best, updates, refused, scores, down, settings, told)
-    return Outcome(state, best.round or state.round, best.score)
+    return Outcome(state, best.rounds)
 
 
 def learning_rate(settings: LoopSettings, round: int) -> float:
@@ -153,16 +156,30 @@ class SpooledUpdates:
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    round: int = 0
-    score: float | None = None
+    """Best round and its score, by mix; and how many evaluations passed without a better one."""
+
+    rounds: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
+    scores: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
     waited: int = 0
 
-    def after(self, round: int, score: float | None, judge: Judge) -> _Best:
-        if score is None or not math.isfinite(score):
-            return _Best(self.round, self.score, self.waited + 1)
-        if judge.better(score, self.score):
-            return _Best(round, score)
-        return _Best(self.round, self.score, self.waited + 1)
+    def after(self, round: int, found: Scores, judge: Judge) -> _Best:
+        better = {
+            mix: scores[judge.measure]
+            for mix, scores in found.items()
+            if judge.measure in scores and judge.better(scores[judge.measure], self.scores.get(mix))
+        }
+        rounds = {**self.rounds, **dict.fromkeys(better, round)}
+        return _Best(rounds, {**self.scores, **better}, 0 if better else self.waited + 1)
+
+
+def _refuse_diverged(number: int, found: Scores) -> None:
+    for mix, scores in found.items():
+        for measure, value in scores.items():
+            if not math.isfinite(value):
+                raise RoundFailed(
+                    f"round {number}: the {mix} model's {measure} on validation data is no finite "
+                    "number: training diverged; lower training.lr"
+                )
 
 
 def _recover(
@@ -257,7 +274,7 @@ def _commit(
         "bytes_up": up,
         "bytes_down": down * len(updates.asked),
         "validation": {mix: dict(found) for mix, found in scores.items()},
-        "best_round": best.round,
+        "best_rounds": dict(best.rounds),
     }
     run.append_row(ROUNDS, row)
     tensors = {"shared": state.shared, "slots": state.slots}
@@ -267,14 +284,11 @@ def _commit(
 
 
 def _tidy(run: RunDirectory, number: int, best: _Best) -> None:
-    """Keep what a resume, or one that has to go back a round, may need, and the best round."""
-    run.prune_checkpoints(2, {best.round})
-    run.prune_client_states(number, {best.round})
+    """Keep what a resume, or one that has to go back a round, may need, and the best rounds."""
+    run.prune_checkpoints(2, set(best.rounds.values()))
+    run.prune_client_states(number, set(best.rounds.values()))
     run.drop_spool(number)
 
 
 def _meta(state: ServerState, best: _Best) -> dict[str, Any]:
-    return {
-        "round": state.round,
-        "best": {"round": best.round, "score": best.score, "waited": best.waited},
-    }
+    return {"round": state.round, "best": asdict(best)}

@@ -18,7 +18,7 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
     "seed": int,
     "world": str,
     "lr": (int, float),
-    "chosen_round": int,
+    "chosen_rounds": dict,
     "scores": dict,
 }
 

@@ -287,7 +287,13 @@ def test_purge_asks_first_and_says_what_it_removed(tmp_path: Path, trained: Path
 
 def finished(at: Path, method: str, seed: int, recall: float, **changes: Any) -> str:
     at.mkdir(parents=True)
-    results = {"method": method, "seed": seed, "world": str(seed), "lr": 0.003, "chosen_round": 1}
+    results = {
+        "method": method,
+        "seed": seed,
+        "world": str(seed),
+        "lr": 0.003,
+        "chosen_rounds": {"global": 1},
+    }
     scores = {"global": {"recall": recall, "retention": 0.9}}
     (at / "run.json").write_text("{}")
     (at / "results.json").write_text(json.dumps({**results, "scores": scores, **changes}))

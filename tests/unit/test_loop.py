@@ -73,7 +73,7 @@ def run(
 
 def judging(scores: Mapping[int, float], higher: bool = True) -> Judge:
     """A judge with a fixed score per round."""
-    return Judge(lambda s: {"global": {"recall": scores[s.round]}}, "global", "recall", higher)
+    return Judge(lambda s: {"global": {"recall": scores[s.round]}}, "recall", higher)
 
 
 def test_a_constant_rate() -> None:
@@ -171,22 +171,43 @@ def test_the_best_round_on_validation(
     finite = {r: s for r, s in scores.items() if math.isfinite(s)}
     judge = Judge(
         lambda s: {"global": {"recall": scores[s.round]} if s.round in finite else {}},
-        "global",
         "recall",
         higher,
     )
     outcome, directory = run(tmp_path / "r", judge=judge)
-    assert (outcome.best_round, outcome.best_score) == (best, scores[best])
+    assert outcome.best == {"global": best}
     assert outcome.state.round == 4
     kept = directory.load_checkpoint(best).tensors["shared"]["R/w"].item()
     assert kept == best
     assert directory.checkpoints() == sorted({best, 3, 4})
-    assert directory.rows("rounds.jsonl")[-1]["best_round"] == best
+    assert directory.rows("rounds.jsonl")[-1]["best_rounds"] == {"global": best}
+
+
+def test_every_deployed_model_has_a_best_round_of_its_own(tmp_path: Path) -> None:
+    scores = {
+        "global": {1: 0.4, 2: 0.1, 3: 0.1, 4: 0.1},
+        "personal": {1: 0, 2: 0.3, 3: 0.5, 4: 0.2},
+    }
+    judge = Judge(
+        lambda s: {mix: {"recall": by_round[s.round]} for mix, by_round in scores.items()},
+        "recall",
+        True,
+    )
+    outcome, directory = run(tmp_path / "r", judge=judge)
+    assert outcome.best == {"global": 1, "personal": 3}
+    assert directory.checkpoints() == [1, 3, 4]
+
+
+def test_a_validation_score_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    judge = judging({1: 0.1, 2: math.nan, 3: 0.3, 4: 0.2})
+    with pytest.raises(RoundFailed, match=r"round 2: the global model's recall .* diverged"):
+        run(tmp_path / "r", judge=judge)
 
 
 def test_without_validation_the_last_round_is_the_best(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path / "r")
-    assert (outcome.best_round, outcome.best_score) == (4, None)
+    assert outcome.best == {}
+    assert outcome.chosen("global") == 4
 
 
 def test_validation_every_n_rounds_and_at_the_end(tmp_path: Path) -> None:
@@ -200,9 +221,9 @@ def test_patience(tmp_path: Path) -> None:
     """Best at 2, then two evaluations without a better one: no round 5, nor by a resume."""
     judge = judging({1: 0.1, 2: 0.4, 3: 0.3, 4: 0.2, 5: 0.9, 6: 0.9})
     outcome, directory = run(tmp_path / "r", judge=judge, rounds=6, patience=2)
-    assert (outcome.state.round, outcome.best_round) == (4, 2)
+    assert (outcome.state.round, outcome.chosen("global")) == (4, 2)
     again, _ = run(tmp_path / "r", judge=judge, rounds=6, patience=2)
-    assert (again.state.round, again.best_round) == (4, 2)
+    assert (again.state.round, again.chosen("global")) == (4, 2)
     assert len(directory.rows("rounds.jsonl")) == 4
 
 

@@ -48,14 +48,10 @@ def fedsdr(
         raise RecipeError(f"algorithm.s_dropout must lie between 0 and 1, it is {s_dropout}")
     if not math.isfinite(s_scale):
         raise RecipeError(f"algorithm.s_scale must be a finite number, it is {s_scale}")
-    for name, epochs in (("smooth_epochs", smooth_epochs), ("rectify_epochs", rectify_epochs)):
-        if epochs is not None and not 0 < epochs < math.inf:
-            raise RecipeError(f"algorithm.{name} must be above 0, it is {epochs}")
-        if epochs is not None and (schedule == "joint" or match_compute):
-            why = "match_compute sets them" if match_compute else "schedule joint has one stage"
-            raise RecipeError(f"algorithm.{name}: {why}; leave out the epochs")
-    if warmup_rounds < 1:
-        raise RecipeError(f"algorithm.warmup_rounds must be at least 1, it is {warmup_rounds}")
+    if schedule == "joint" and (smooth_epochs, rectify_epochs) != (None, None):
+        raise RecipeError(
+            "algorithm.schedule joint trains S and R in one stage: leave out the epochs"
+        )
     rewritten = Rewritten(selection, teacher, redistill_every)
     if ablation == "without_s":
         return replace(fedavg(), name="fedsdr-without_s")

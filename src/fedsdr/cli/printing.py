@@ -74,6 +74,13 @@ def show_scores(console: Console, title: str, scores: Mapping[str, Mapping[str, 
         say(console, f"{title}: there are no rows to score on")
 
 
+def rounds_in_words(rounds: Mapping[str, int]) -> str:
+    """{"global": 8, "personal": 10} -> "round 8 (global), round 10 (personal)"."""
+    if len(set(rounds.values())) == 1:
+        return f"round {next(iter(rounds.values()))}"
+    return ", ".join(f"round {number} ({mix})" for mix, number in rounds.items())
+
+
 def figure(value: float | None) -> str:
     if value is None:
         return "–"

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from fedsdr.cli.options import AsJson, Changes, RecipePath, RunPath, free_path
-from fedsdr.cli.printing import complain, print_json, say, show_scores, size, talk
+from fedsdr.cli.printing import complain, print_json, rounds_in_words, say, show_scores, size, talk
 from fedsdr.cli.progress import progress_watch
 from fedsdr.errors import FedsdrError, RunError
 
@@ -148,7 +148,7 @@ def _show(console: Console, directory: Path, results: Mapping[str, Any], as_json
     if as_json:
         print_json({"directory": str(directory), **results})
         return
-    when = f"after round {results['chosen_round']} of {results['rounds']}"
+    when = f"after {rounds_in_words(results['chosen_rounds'])} of {results['rounds']}"
     show_scores(console, f"test scores {when}, mean over clients", results["scores"])
     say(console, f"run directory: {directory}")
     say(console, f"adapters:      {directory / 'adapters'}")

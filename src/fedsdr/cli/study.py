@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsdr.cli.options import AsJson, RunPath, free_path
-from fedsdr.cli.printing import figure, print_json, say, show_scores, show_table, talk
+from fedsdr.cli.printing import (
+    figure,
+    print_json,
+    rounds_in_words,
+    say,
+    show_scores,
+    show_table,
+    talk,
+)
 from fedsdr.cli.progress import progress_watch
 
 if TYPE_CHECKING:
@@ -94,7 +102,7 @@ def evaluate(
     if as_json:
         print_json(results)
         return
-    title = f"{split.value} scores after round {results['round']}, mean over clients"
+    title = f"{split.value} scores after {rounds_in_words(results['rounds'])}, mean over clients"
     show_scores(console, title, results["scores"])
 
 

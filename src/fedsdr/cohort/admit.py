@@ -16,6 +16,7 @@ from fedsdr.types import Tensors, Update
 
 METRICS = re.compile(r"examples|(loss|steps|tokens)(_[1-9][0-9]?)?")  # "loss_2": of the 2nd stage
 HEAVIEST = 1e9
+LARGEST = 1e6  # beyond it, a change of an adapter is no training result but an overflow to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ def _admit_tensor(
         raise refuse(f"dtype {tensor.dtype}, expected {want.dtype}", name)
     if not bool(torch.isfinite(tensor).all()):
         raise refuse("holds NaN or infinity", name)
+    if tensor.numel() and float(tensor.abs().max()) > LARGEST:
+        raise refuse(f"holds values beyond {LARGEST:g}", name)
 
 
 def _mapping(value: object) -> Mapping[Any, Any] | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fedsdr.cohort.branches import Branches
@@ -25,7 +26,7 @@ from fedsdr.runs.artifact import Artifact
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import derive_seed, digest
 from fedsdr.train import LocalSettings, StageJob, train_stage
-from fedsdr.types import ClientData, Example, Order, Update
+from fedsdr.types import ClientData, Example, Lost, Order, Update
 
 RAW = "raw"
 Advance = Callable[[str, int, int], None]  # what, done, of how many
@@ -61,7 +62,9 @@ class InProcessCohort:
         ranked = sorted(orders, key=lambda o: (-len(self.clients[o.client_id].train), o.client_id))
         return [ranked[i : i + self.stack] for i in range(0, len(ranked), self.stack)]
 
-    def ask(self, orders: Sequence[Order], answered: Collection[str] = ()) -> Iterator[Update]:
+    def ask(
+        self, orders: Sequence[Order], answered: Collection[str] = ()
+    ) -> Iterator[Update | Lost]:
         """Train group by group; a group whose members have all `answered` before is not trained
         again."""
         finished = 0
@@ -82,7 +85,7 @@ class InProcessCohort:
                 self._tokens(client_id, view, Teacher())
             self.advance("rewriting clients", number + 1, len(self.clients))
 
-    def _train(self, group: Sequence[Order]) -> Iterator[Update]:
+    def _train(self, group: Sequence[Order]) -> Iterator[Update | Lost]:
         first = group[0]
         states = [self.run.load_client_state(o.client_id, o.round) for o in group]
         flats, start = self.branches.begin(first.shared, [_named(s) for s in states])
@@ -105,6 +108,9 @@ class InProcessCohort:
         for k, order in enumerate(group):
             own = {branch: flat[k] for branch, flat in flats.items()}
             change = {branch: flat[k] - began[branch][k] for branch, flat in flats.items()}
+            if not all(bool(torch.isfinite(flat).all()) for flat in own.values()):
+                yield Lost(order.client_id, "its training diverged; lower training.lr")
+                continue  # and its state of the round before stays
             private = self.branches.private(own)
             meta = {"teacher": teachers[k].digest, "facts": {}}
             tensors = {"teacher": self._teacher_tensors(teachers[k]), "branches": private}

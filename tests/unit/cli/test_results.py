@@ -16,7 +16,7 @@ RESULTS: dict[str, Any] = {
     "seed": 3,
     "world": "abc",
     "lr": 0.003,
-    "chosen_round": 2,
+    "chosen_rounds": {"global": 2},
     "scores": {"global": {"recall": 0.5, "retention": 1}},
 }
 
