@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from fedsdr.algorithms.fedsdr import fedsdr
-from fedsdr.assembly import ATLAS_BASE, assemble
+from fedsdr.assembly import ATLAS_BASE, assemble, local_settings
 from fedsdr.config import Recipe, build_recipe
 from fedsdr.data.render import render, render_prompt
 from fedsdr.errors import DataError, FedsdrError, ModelError
@@ -34,7 +34,7 @@ from fedsdr.parts.algorithm import Algorithm, Fade, Stage, Term, When
 from fedsdr.parts.views import Raw, Rewritten
 from fedsdr.plan import Plan, estimate, make_plan, plan_json
 from fedsdr.plan import make as making
-from fedsdr.plan.estimate import estimate_memory, local_settings
+from fedsdr.plan.estimate import estimate_memory
 from fedsdr.plan.rows import Faults, read_client
 from fedsdr.sources import load_federation
 from fedsdr.train import StageJob, StageResult, train_stage

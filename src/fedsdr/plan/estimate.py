@@ -12,7 +12,6 @@ import torch
 
 from fedsdr.assembly import Experiment
 from fedsdr.cohort.in_process import rewritten_views
-from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered, render_prompt
 from fedsdr.distill import prompts
 from fedsdr.distill.generate import Sampling, generate
@@ -28,21 +27,6 @@ Rows = Mapping[str, Sequence[Rendered]]  # who trains -> its rows
 OutOfMemory = torch.OutOfMemoryError
 TRIAL_STEPS, TRIAL_ROWS, TRIAL_TOKENS = 2, 32, 9
 ACTIVATIONS = 1.5  # numbers that autograd keeps per number at either end of a linear layer
-
-
-def local_settings(recipe: Recipe) -> LocalSettings:
-    """As the run derives them."""
-    chosen = recipe.training
-    return LocalSettings(
-        epochs=chosen.local_epochs,
-        steps=chosen.local_steps,
-        batch=chosen.batch,
-        micro_batch=chosen.micro_batch,
-        optimizer=chosen.optimizer,
-        weight_decay=chosen.weight_decay,
-        clip=chosen.clip,
-        loss=chosen.loss,
-    )
 
 
 def stage_steps(stage: Stage, rows: Sequence[Rendered], local: LocalSettings) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedsdr.assembly import Experiment, assemble, given
+from fedsdr.assembly import Experiment, assemble, given, local_settings
 from fedsdr.config import Recipe
 from fedsdr.loop import LoopSettings, sample_clients
 from fedsdr.model.base import BaseModel
@@ -16,7 +16,6 @@ from fedsdr.plan.estimate import (
     count_rewriting,
     estimate_duration,
     estimate_memory,
-    local_settings,
     memory_there,
     stage_steps,
 )

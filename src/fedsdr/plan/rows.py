@@ -45,7 +45,7 @@ def read_client(
     experiment: Experiment, client: ClientData, faults: Faults
 ) -> tuple[ClientRow, list[Rendered]]:
     """One client's counts, and its training rows, cut as training will cut them."""
-    limit = min(experiment.recipe.model.max_length, experiment.base.max_length)
+    limit = experiment.max_length
     whole = _rendered(experiment.base, client.client_id, client.train, limit, faults)
     _check_held_out(experiment, client, limit, faults)
     domains = Counter(e.domain for e in client.train if e.domain)
