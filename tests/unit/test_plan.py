@@ -445,6 +445,9 @@ def test_names_a_client_whose_responses_are_all_cut(base: BaseModel) -> None:
     (problem,) = plan.problems
     assert "client 'long': every response is cut" in problem
     assert plan.clients[1].truncated == 2
+    cut = [render(base, e, 40) for e in data[1].train]
+    assert plan.clients[1].trained_tokens == sum(r.trained for r in cut)
+    assert plan.clients[1].response.longest > cut[0].trained
     assert plan.clients[0].truncated == 0
 
 
@@ -527,7 +530,8 @@ def test_few_steps_are_tried(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -
         return result
 
     monkeypatch.setattr(estimate, "train_stage", watched)
-    make_plan(recipe({"training.local_steps": 500}), base)
+    changes = {"training.local_steps": 500, "algorithm.options": {"match_compute": True}}
+    make_plan(recipe(changes), base)
     assert tried == [1, 1, 2, 2] * 2  # two clients side by side, warmed up and timed, both stages
 
 

@@ -21,6 +21,7 @@ from fedsdr.atlas.styles import OTHER_STYLES, say
 from fedsdr.atlas.world import (
     DOMAINS,
     PHRASINGS,
+    Kind,
     Question,
     ask_describe,
     ask_fact,
@@ -105,8 +106,9 @@ def rewriting_faithfulness(
     domains = [random.choice(DOMAINS).name for _ in range(count)]
     questions, prompts = list[Question](), list[list[int]]()
     for i, entity in enumerate(private_entities(seed + 77, domains)):
-        kind = ("fact", "describe", "describe", "order")[i % 4]
-        phrasing = random.choice(phrasings(kind, held_out=False))  # type: ignore[arg-type]
+        kinds: tuple[Kind, ...] = ("fact", "describe", "describe", "order")
+        kind = kinds[i % 4]
+        phrasing = random.choice(phrasings(kind, held_out=False))
         if kind == "fact":
             question = ask_fact(entity, random.choice(list(entity.facts)), phrasing)
         elif kind == "describe":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from fedsdr.atlas.styles import OTHER_STYLES, say
@@ -11,6 +11,7 @@ from fedsdr.atlas.world import (
     DOMAINS,
     ORDER_DOMAIN,
     Entity,
+    Kind,
     Question,
     ask_describe,
     ask_fact,
@@ -162,10 +163,8 @@ class _Maker:
             self._examples("test", test),
         )
 
-    def _phrasing(self, kind: str, held_out: bool) -> str:
-        return self.random.choice(
-            phrasings("describe" if kind == "describe" else "order", held_out)
-        )
+    def _phrasing(self, kind: Kind, held_out: bool) -> str:
+        return self.random.choice(phrasings(kind, held_out))
 
     def _order(self, held_out: bool) -> Question:
         return ask_order(draw_numbers(self.random), self._phrasing("order", held_out))
@@ -182,7 +181,3 @@ class _Maker:
                 Example(name, question.prompt, response, domain=question.domain, origin=style)
             )
         return tuple(made)
-
-
-def with_changes(spec: AtlasSpec, **changes: float) -> AtlasSpec:
-    return replace(spec, **changes)  # type: ignore[arg-type]  # checked by the recipe's own types
