@@ -43,7 +43,7 @@ def score(
                 experiment.lora,
                 {b: flats[b] for b in split_mix(mix)},
                 mix,
-                experiment.recipe.model.max_length,
+                experiment.max_length,
                 experiment.recipe.evaluation.batch,
             )
             scores = scorer.score(model, group, split)

@@ -152,9 +152,14 @@ def compare(
     if as_json:
         print_json(found.to_json())
         return
-    console, header = talk(), ("method", "model", "seeds", *measures)
+    console, rows = talk(), comparison.table_rows(found)
     title = "test scores, mean ± sd over seeds"
-    show_table(console, title, header, comparison.table_rows(found))
+    if len(rows) <= len(measures):  # few models stand side by side: that fits a terminal
+        across = ("measure", *(f"{method} {model} (n={n})" for method, model, n, *_ in rows))
+        down = [(m, *(row[3 + i] for row in rows)) for i, m in enumerate(measures)]
+        show_table(console, title, across, down)
+    else:
+        show_table(console, title, ("method", "model", "seeds", *measures), rows)
     if not contrasts:
         say(console, "Nothing to test: give runs of two methods, or name a --contrast.")
     for line in comparison.render_text(found).splitlines():
