@@ -35,10 +35,16 @@ class Rows:
     slots: Tensor
     positions: Tensor
 
-    def sizes(self, clients: int) -> list[int]:
-        """Tokens per client, every client having equally many rows."""
-        each = len(self.lengths) // clients
-        return [sum(self.lengths[k * each : (k + 1) * each]) for k in range(clients)]
+    masks: dict[tuple[int, int], Tensor]
+
+    def own_columns(self, clients: int, rank: int, dtype: torch.dtype) -> Tensor:
+        """[N, clients * rank]: 1 where a column belongs to the token's client. Every client has
+        equally many rows, client by client."""
+        if (clients, rank) not in self.masks:
+            owner = self.slots // self.width // (len(self.lengths) // clients)
+            column = torch.arange(clients).repeat_interleave(rank)
+            self.masks[clients, rank] = (owner[:, None] == column).to(dtype)
+        return self.masks[clients, rank]
 
 
 _CURRENT: ContextVar[Rows | None] = ContextVar("rows", default=None)
@@ -61,7 +67,8 @@ def flat_logits(net: PreTrainedModel, ids: Tensor, lengths: Tensor, chosen: Tens
     columns = torch.arange(ids.shape[1])
     real = columns < lengths[:, None]
     slots = torch.nonzero(real.view(-1))[:, 0]
-    rows = Rows(tuple(lengths.tolist()), ids.shape[1], slots, columns.expand(ids.shape)[real])
+    positions = columns.expand(ids.shape)[real]
+    rows = Rows(tuple(lengths.tolist()), ids.shape[1], slots, positions, {})
     starts = lengths.cumsum(0) - lengths
     keep = (starts[:, None] + columns[:-1])[chosen]
     with _running(net, rows):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fedsdr.errors import ModelError, nearest
 from fedsdr.model.base import BaseModel, linear_layers
-from fedsdr.model.flat import current_rows
+from fedsdr.model.flat import Rows, current_rows
 from fedsdr.tensors import generator
 
 
@@ -96,7 +96,7 @@ class StackedLinear(nn.Module):
             return out
         a, b = self.worn
         if (flat := current_rows()) is not None:
-            return self._by_client(x[0], out[0], flat.sizes(a.shape[0]))[None]
+            return self._flat(x[0], out[0], flat)[None]
         rows = x.reshape(a.shape[0], -1, x.shape[-1]).to(a.dtype)
         stacked = out.reshape(a.shape[0], -1, out.shape[-1])
         hidden = torch.bmm(rows, a.transpose(1, 2))
@@ -104,11 +104,20 @@ class StackedLinear(nn.Module):
             return torch.baddbmm(stacked, hidden, b.transpose(1, 2)).view(out.shape)
         return (stacked + torch.bmm(hidden, b.transpose(1, 2)).to(out.dtype)).view(out.shape)
 
-    def _by_client(self, x: Tensor, out: Tensor, sizes: list[int]) -> Tensor:
-        """The same for tokens [N, in] that stand client by client, `sizes[k]` of client k."""
+    def _flat(self, x: Tensor, out: Tensor, rows: Rows) -> Tensor:
+        """The same for tokens [N, in] that stand client by client, as two products over all
+        clients' ranks side by side, of which a mask leaves each token its own client's: a few large
+        products are faster than many small ones."""
         assert self.worn is not None
-        parts = zip(x.split(sizes), out.split(sizes), *self.worn, strict=True)
-        return torch.cat([o + (own.to(a.dtype) @ a.T @ b.T).to(o.dtype) for own, o, a, b in parts])
+        a, b = self.worn
+        clients, rank = a.shape[:2]
+        hidden = x.to(a.dtype) @ a.flatten(0, 1).T
+        if clients > 1:
+            hidden = hidden * rows.own_columns(clients, rank, a.dtype)
+        wide = b.transpose(1, 2).flatten(0, 1)
+        if out.dtype == a.dtype:
+            return torch.addmm(out, hidden, wide)
+        return out + (hidden @ wide).to(out.dtype)
 
 
 class StackedLora:
