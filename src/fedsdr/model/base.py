@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -175,12 +176,28 @@ def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> 
             f"{net.get_input_embeddings().weight.shape[0]}"
         )
     net.requires_grad_(False).eval()
+    if dtype == "float64":
+        _keep_norms_wide(net)
     notes: tuple[str, ...] = ()
     template = tokenizer.chat_template
     if not isinstance(template, str):
         template = PLAIN_TEMPLATE
         notes = ("the tokenizer has no chat template: fedsdr's plain one is used",)
     return BaseModel(net.to(device), tokenizer, folder_digest(folder), folder, template, notes)
+
+
+def _keep_norms_wide(net: nn.Module) -> None:
+    """transformers' RMSNorms compute in fp32 whatever the model's dtype: in an fp64 model, a
+    difference of 1e-16 before one can come out as 1e-8. Here fp64 is fp64 throughout."""
+    for module in net.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.forward = MethodType(_wide_norm, module)
+
+
+def _wide_norm(self: Any, x: Tensor) -> Tensor:
+    return self.weight * (
+        x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+    )
 
 
 def with_template(base: BaseModel, choice: str) -> BaseModel:
