@@ -226,7 +226,8 @@ def test_a_template_that_refuses_is_a_users_matter(tmp_path: Path, trained: Path
 def test_a_run_stopped_from_the_keyboard_says_how_to_go_on(tmp_path: Path) -> None:
     """In a process of its own: the signal falls into round 2 of 200."""
     rounds = ["--set", "training.rounds=200", "--set", "evaluation.every=200"]
-    command = [sys.executable, "-c", "from fedsdr.cli import main; main()"]
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", heard + "from fedsdr.cli import main; main()"]
     run = subprocess.Popen(
         [*command, "train", "recipe.yaml", "--out", "my run", *rounds],
         stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ from fedsdr.data.batches import draw_steps
 from fedsdr.data.render import Rendered, render
 from fedsdr.experiment import train
 from fedsdr.model.adapters import merged_pairs
-from fedsdr.model.base import BaseModel
+from fedsdr.model.base import BaseModel, keep_norms_wide
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.runs.directory import RunDirectory
@@ -113,6 +113,7 @@ def fine_tune_with_peft(
     folder: Path, rows: list[Rendered], begin: Tensors, rounds: int, settings: LocalSettings
 ) -> Tensors:
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    keep_norms_wide(net)
     spec = SPECS["R"]
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules="all-linear")
     model = get_peft_model(net, config, autocast_adapter_dtype=False)

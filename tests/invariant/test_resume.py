@@ -258,7 +258,7 @@ def test_kill_9(
     for attempt in range(12):
         child = context.Process(target=go_on, args=(root, chosen, base64))
         child.start()
-        child.join(dice.uniform(0.05, 0.5) if attempt < 11 else 120)
+        child.join(dice.uniform(0.03, 0.2) if attempt < 11 else 120)
         if child.is_alive():
             child.kill()
             child.join()

@@ -177,7 +177,7 @@ def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> 
         )
     net.requires_grad_(False).eval()
     if dtype == "float64":
-        _keep_norms_wide(net)
+        keep_norms_wide(net)
     notes: tuple[str, ...] = ()
     template = tokenizer.chat_template
     if not isinstance(template, str):
@@ -186,7 +186,7 @@ def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> 
     return BaseModel(net.to(device), tokenizer, folder_digest(folder), folder, template, notes)
 
 
-def _keep_norms_wide(net: nn.Module) -> None:
+def keep_norms_wide(net: nn.Module) -> None:
     """transformers' RMSNorms compute in fp32 whatever the model's dtype: in an fp64 model, a
     difference of 1e-16 before one can come out as 1e-8. Here fp64 is fp64 throughout."""
     for module in net.modules():

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from fedsdr.errors import ModelError
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel, keep_norms_wide, load_base
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.lora import BranchSpec, StackedLora
 from toy import SPECS, TEXTS, loud
@@ -65,6 +65,7 @@ def with_peft(
     folder: Path, lora: StackedLora, flat: torch.Tensor, spec: BranchSpec
 ) -> PreTrainedModel:
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    keep_norms_wide(net)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,
