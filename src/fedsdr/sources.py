@@ -53,11 +53,9 @@ class Federation:
 def load_federation(recipe: Recipe) -> Federation:
     """The clients that the recipe names, the same for the same recipe and seed."""
     data = recipe.data
-    return (
-        _atlas(data.atlas, recipe.seed)
-        if data.atlas is not None
-        else _from_files(data, recipe.seed)
-    )
+    if data.atlas is not None:
+        return _atlas(data.atlas, data.manifest, recipe.seed)
+    return _from_files(data, recipe.seed)
 
 
 def pooled(federation: Federation) -> tuple[ClientData, ...]:
@@ -68,17 +66,22 @@ def pooled(federation: Federation) -> tuple[ClientData, ...]:
     return (ClientData("all", train, validation, tuple(e for c in parts for e in c.test)),)
 
 
-def _atlas(given: Atlas, seed: int) -> Federation:
+def _atlas(given: Atlas, manifest: str | None, seed: int) -> Federation:
     chosen = given.model_dump(include=set(AtlasSpec.__dataclass_fields__), exclude_none=True)
     spec = replace(preset(given.preset), **chosen)
     world_seed = given.world_seed if given.world_seed is not None else seed
     built = build_federation(spec, world_seed)
+    clients, notes = built.clients, [f"the embedded world, preset {given.preset}"]
+    if manifest is not None:  # the same world, dealt out as another run dealt it
+        every = [e for c in clients for part in (c.train, c.validation, c.test) for e in part]
+        clients = apply_manifest(read_manifest(Path(manifest).expanduser()), every).clients
+        notes.append(f"split as in {manifest}")
     described = {"atlas": given.preset, **_scalars(spec)}
     return Federation(
-        built.clients,
+        clients,
         AtlasScorer(built, given.public),
         ManifestInfo(described, world_seed),
-        (f"the embedded world, preset {given.preset}",),
+        tuple(notes),
         built,
     )
 

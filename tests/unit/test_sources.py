@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import pytest
+
+from fedsdr.config import build_recipe
+from fedsdr.errors import DataError
+from fedsdr.sources import load_federation
+
+SMALL = {"clients": 3, "examples": 10, "world_seed": 4}
+
+
+def test_a_world_is_dealt_out_as_its_manifest_says(tmp_path: Path) -> None:
+    first = load_federation(build_recipe({"data": {"atlas": SMALL}}))
+    first.write_manifest(tmp_path / "partition.json")
+    data = {"atlas": SMALL, "manifest": str(tmp_path / "partition.json")}
+    again = load_federation(build_recipe({"seed": 9, "data": data}))
+    assert again.world == first.world
+    assert again.atlas is not None
+    assert all(e.id in again.atlas.truths for c in again.clients for e in c.test)
+
+
+def test_a_manifest_of_another_world_is_refused(tmp_path: Path) -> None:
+    load_federation(build_recipe({"data": {"atlas": SMALL}})).write_manifest(tmp_path / "p.json")
+    other = {"atlas": {**SMALL, "world_seed": 5}, "manifest": str(tmp_path / "p.json")}
+    with pytest.raises(DataError):
+        load_federation(build_recipe({"data": other}))
