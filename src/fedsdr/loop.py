@@ -89,8 +89,7 @@ def run_rounds(
             break
         asked = sample_clients(clients, settings, number)
         refused = _gather(cohort, asked, state, run, settings, base_digest, number)
-        updates = SpooledUpdates(run, number, asked)
-        answered = updates.clients()
+        answered = sorted(run.spooled(number) & set(asked))
         if len(answered) < settings.quorum:
             reasons = "; ".join(refused) or "no client answered"
             raise RoundFailed(
@@ -98,7 +97,7 @@ def run_rounds(
                 f"{settings.quorum} are needed: "
                 f"{reasons}"
             )
-        down = nbytes(state.shared)
+        updates, down = SpooledUpdates(run, number, answered), nbytes(state.shared) * len(asked)
         state = algorithm.combine(state, updates)
         scores: Scores = {}
         if judge and (number % settings.evaluate_every == 0 or number == settings.rounds):
@@ -133,14 +132,10 @@ class SpooledUpdates:
 
     run: RunDirectory
     round: int
-    asked: Sequence[str]
-
-    def clients(self) -> list[str]:
-        spooled = self.run.spooled(self.round)
-        return sorted(c for c in self.asked if c in spooled)
+    clients: Sequence[str]
 
     def __iter__(self) -> Iterator[Update]:
-        for client_id in self.clients():
+        for client_id in self.clients:
             stored = self.run.load_update(client_id, self.round)
             meta = stored.meta
             yield Update(
@@ -272,7 +267,7 @@ def _commit(
         "steps": steps,
         "tokens": tokens,
         "bytes_up": up,
-        "bytes_down": down * len(updates.asked),
+        "bytes_down": down,
         "validation": {mix: dict(found) for mix, found in scores.items()},
         "best_rounds": dict(best.rounds),
     }

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedsdr.algorithms.fedavg import fedavg
-from fedsdr.errors import CorruptArtifact, RoundFailed
+from fedsdr.errors import CorruptArtifact, RoundFailed, RunError
 from fedsdr.loop import (
     Judge,
     LoopSettings,
@@ -56,7 +56,7 @@ def run(
 ) -> tuple[Outcome, RunDirectory]:
     try:
         directory = RunDirectory.create(root, "", {"run": "run"})
-    except Exception:
+    except RunError:
         directory = RunDirectory.open(root)
     outcome = run_rounds(
         fedavg(),
