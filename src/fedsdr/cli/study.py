@@ -139,12 +139,13 @@ def compare(
     Example:  fedsdr compare runs/fed* --contrast "fedsd:global > fedavg:global on recall"
     """
     from fedsdr.evaluate import comparison
+    from fedsdr.evaluate.verdicts import Contrast
     from fedsdr.results import default_measures, read_results
 
     results = read_results(directories)
     measures = list(dict.fromkeys(measure or default_measures(results)))
     contrasts = (
-        [comparison.Contrast.parse(text) for text in contrast]
+        [Contrast.parse(text) for text in contrast]
         if contrast
         else comparison.default_contrasts(results, measures)
     )

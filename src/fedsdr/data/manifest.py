@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from fedsdr.data.formats import check_file, parse_json, read_text
+from fedsdr.data.files import check_file, parse_json, read_text
 from fedsdr.data.partition import check_distinct, is_client_id
 from fedsdr.errors import DataError
 from fedsdr.types import ClientData, Example

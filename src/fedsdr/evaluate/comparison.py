@@ -9,11 +9,8 @@ both adjusted p are below .05. The 95 % intervals stand each on its own, unadjus
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
-from typing import Literal
 
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.evaluate.statistics import (
@@ -24,23 +21,10 @@ from fedsdr.evaluate.statistics import (
     smallest_sign_flip,
     summarise,
 )
+from fedsdr.evaluate.verdicts import ALPHA, Contrast, Finding, counted
 
-ALPHA = 0.05
 BASELINE = "fedavg"
 DEFAULT_MEASURES = ("recall", "retention", "hallucination", "redundancy")
-# Any other measure, such as length, is neither: its verdicts say higher and lower, not better.
-BETTER: Mapping[str, Literal["higher", "lower"]] = MappingProxyType(
-    {
-        "recall": "higher",
-        "retention": "higher",
-        "house_share": "higher",
-        "hallucination": "lower",
-        "redundancy": "lower",
-        "omission": "lower",
-    }
-)
-SPELT = {"fedavg": "FedAvg", "fedprox": "FedProx", "fedsd": "FedSD", "fedsdr": "FedSDR"}
-GRAMMAR = re.compile(r"([^\s:>]+:[^\s:>]+)\s*>\s*([^\s:>]+:[^\s:>]+)\s+on\s+([^\s:>]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,68 +40,11 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
-    """`left` against `right`, each `method:mix`, on one measure; the tests are two-sided."""
-
-    left: str
-    right: str
-    measure: str
-
-    def __post_init__(self) -> None:
-        if not GRAMMAR.fullmatch(str(self)):
-            raise _malformed(str(self))
-        if self.left == self.right:
-            raise RecipeError(f"contrast '{self}' compares {self.left} with itself")
-
-    @classmethod
-    def parse(cls, text: str) -> Contrast:
-        match = GRAMMAR.fullmatch(text.strip())
-        if match is None:
-            raise _malformed(text)
-        return cls(*match.groups())
-
-    def __str__(self) -> str:
-        return f"{self.left} > {self.right} on {self.measure}"
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     method: str
     mix: str
     n: int
     summaries: Mapping[str, Summary]  # by measure; one that no run of this row has is absent
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What came out of one contrast: left - right, over the seeds that both have."""
-
-    contrast: Contrast
-    seeds: tuple[int, ...]
-    left_out: tuple[int, ...]
-    difference: Summary | None  # None when the two have no seed in common
-    paired_t_p: float | None
-    sign_flip_p: float | None
-    paired_t_holm: float | None
-    sign_flip_holm: float | None
-    lowest_holm: float | None  # `sign_flip_holm` if in every contrast all seeds agreed
-    family: int  # how many contrasts Holm's correction is over
-
-    @property
-    def holds_up(self) -> bool:
-        """Both adjusted p below .05; the sign-flip p alone where t is undefined (no variance)."""
-        if self.sign_flip_holm is None or self.sign_flip_holm >= ALPHA:
-            return False
-        return self.paired_t_holm is None or self.paired_t_holm < ALPHA
-
-    @property
-    def hopeless(self) -> bool:
-        """So few seeds, or so many contrasts, that no outcome could have held up."""
-        return self.lowest_holm is None or self.lowest_holm >= ALPHA
-
-    @property
-    def verdict(self) -> str:
-        return _verdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +111,7 @@ def default_contrasts(
 def render_text(comparison: Comparison) -> str:
     """One verdict a line, after what the reader must know to weigh them."""
     findings, lines = comparison.findings, list[str]()
-    contrasts = _counted(len(findings), "contrast")
+    contrasts = counted(len(findings), "contrast")
     if findings:
         lines.append(
             f"Runs are paired by seed; {contrasts} tested. The p-values are Holm-adjusted over all "
@@ -197,10 +124,10 @@ def render_text(comparison: Comparison) -> str:
         floor = smallest_sign_flip(seeds)
         affordable = math.ceil(ALPHA / floor) - 1 if floor else 0
         either = (
-            f", or name at most {_counted(affordable, 'contrast')} beforehand" if affordable else ""
+            f", or name at most {counted(affordable, 'contrast')} beforehand" if affordable else ""
         )
         lines.append(
-            f"Nothing can be significant with {_counted(seeds, 'paired seed')} and {contrasts}, "
+            f"Nothing can be significant with {counted(seeds, 'paired seed')} and {contrasts}, "
             f"however clear it looks: run at least {needed} seeds{either}."
         )
     return "\n".join([*lines, *(f.verdict for f in findings), *comparison.notes])
@@ -324,67 +251,6 @@ def _notes(results: Sequence[RunResult]) -> Iterable[str]:
             yield f"{method} ran at several learning rates ({listed}): its mean mixes settings."
 
 
-def _verdict(finding: Finding) -> str:
-    said = _outcome(finding)
-    if finding.left_out:
-        noun = "seed" if len(finding.left_out) == 1 else "seeds"
-        seeds = ", ".join(map(str, finding.left_out))
-        said += f" Without {noun} {seeds}, which only one of the two has."
-    return said
-
-
-def _outcome(finding: Finding) -> str:
-    left, right = _names(finding.contrast)
-    measure, n, difference = finding.contrast.measure, len(finding.seeds), finding.difference
-    if difference is None:
-        return f"{left} and {right} cannot be compared on {measure}: they have no seed in common."
-    if abs(difference.mean) < 1e-12:
-        return f"{left} and {right} are level on {measure} over {_counted(n, 'seed')}."
-    higher, better = difference.mean > 0, BETTER.get(measure)
-    if better is None:
-        verb = "is higher than" if higher else "is lower than"
-    elif higher == (better == "higher"):
-        verb = "beats" if finding.holds_up else "is ahead of"
-    else:
-        verb = "loses to" if finding.holds_up else "is behind"
-    remark = " (lower is better)" if better == "lower" else ""
-    said = f"{left} {verb} {right} on {measure}{remark} by {abs(difference.mean):.3f}"
-    if difference.interval is not None:
-        low, high = difference.interval if higher else [-x for x in reversed(difference.interval)]
-        said += f" [{low:z.3f}, {high:z.3f}]"
-    if n < 6:
-        return f"{said}; with fewer than 6 seeds nothing can be significant."
-    if finding.hopeless:
-        contrasts = _counted(finding.family, "contrast")
-        return f"{said}; with {n} seeds and {contrasts} nothing can be significant."
-    if finding.holds_up:
-        return f"{said}; this holds up ({_tests(finding)})."
-    return f"{said}; the difference does not hold up ({_tests(finding)})."
-
-
-def _tests(finding: Finding) -> str:
-    shown = {"paired t": finding.paired_t_holm, "sign-flip": finding.sign_flip_holm}
-    told = [f"{test} {_p(p)}" for test, p in shown.items()]
-    return ", ".join([*told, f"Holm over {_counted(finding.family, 'contrast')}"])
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "undefined as all seeds differ by the same amount"
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
-
-
-def _names(contrast: Contrast) -> tuple[str, str]:
-    """The methods as people spell them; a mix is said unless it goes without saying."""
-    (left, left_mix), (right, right_mix) = contrast.left.split(":"), contrast.right.split(":")
-    quiet = "global" if left != right else ""
-
-    def name(method: str, mix: str) -> str:
-        return SPELT.get(method, method) + (f" ({mix})" if mix != quiet else "")
-
-    return name(left, left_mix), name(right, right_mix)
-
-
 def _cell(row: Row, measure: str) -> str:
     summary = row.summaries.get(measure)
     if summary is None:
@@ -393,20 +259,9 @@ def _cell(row: Row, measure: str) -> str:
     return f"{summary.mean:.3f}{spread}" + (f" (n={summary.n})" if summary.n < row.n else "")
 
 
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def _unknown(what: str, word: str, known: Iterable[str]) -> RecipeError:
     names = sorted(known)
     return RecipeError(
         f"{what} {word!r} is in none of the runs.{nearest(word, names)} "
         f"They have: {', '.join(names)}"
-    )
-
-
-def _malformed(text: str) -> RecipeError:
-    return RecipeError(
-        f"cannot read the contrast {text!r}; write METHOD:MIX > METHOD:MIX on MEASURE, "
-        "as in 'fedsd:global > fedavg:global on recall'"
     )

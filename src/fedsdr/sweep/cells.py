@@ -18,7 +18,7 @@ from typing import Any, Literal
 from fedsdr.assembly import chosen_algorithm
 from fedsdr.config import Recipe, build_recipe, dump_recipe
 from fedsdr.errors import RecipeError
-from fedsdr.evaluate.comparison import Contrast
+from fedsdr.evaluate.verdicts import Contrast
 from fedsdr.tree import set_key
 
 Changes = Mapping[str, Any]  # dotted key of the recipe -> its value

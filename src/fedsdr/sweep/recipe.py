@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from fedsdr.config import Section, in_words
 from fedsdr.errors import RecipeError, nearest
-from fedsdr.evaluate.comparison import Contrast
+from fedsdr.evaluate.verdicts import Contrast
 from fedsdr.sweep.cells import Changes, Sweep, Tune, check_cells
 from fedsdr.tree import apply_change, load_yaml
 

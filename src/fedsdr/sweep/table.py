@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from fedsdr.errors import RecipeError
-from fedsdr.evaluate.comparison import Comparison, Contrast, RunResult, compare, render_text
+from fedsdr.evaluate.comparison import Comparison, RunResult, compare, render_text
 from fedsdr.evaluate.statistics import Summary
+from fedsdr.evaluate.verdicts import Contrast
 from fedsdr.results import default_measures
 from fedsdr.sweep.cells import Cell, Sweep
 from fedsdr.sweep.records import Record, run_result

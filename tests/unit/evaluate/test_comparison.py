@@ -8,13 +8,13 @@ import pytest
 from fedsdr.errors import RecipeError
 from fedsdr.evaluate.comparison import (
     DEFAULT_MEASURES,
-    Contrast,
     RunResult,
     compare,
     default_contrasts,
     render_text,
     table_rows,
 )
+from fedsdr.evaluate.verdicts import Contrast
 
 RECALL = Contrast("fedsd:global", "fedavg:global", "recall")
 FEDAVG = [0.20, 0.22, 0.24, 0.26, 0.21, 0.23, 0.25, 0.27]
