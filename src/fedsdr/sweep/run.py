@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -68,8 +69,21 @@ def run_sweep(
     result = gather(sweep, out, labels)
     finished = not (result.open or result.waiting or result.failed)  # what failed may be retried
     if finished and not tune_only and not only:
-        shutil.rmtree(out / "work", ignore_errors=True)  # nobody looks for a lock any more
+        _tidy(out, [cell.name for cell in _tuning(sweep, labels)])
+        _tidy(out, [cell.name for cell, _ in result.records])
     return result
+
+
+def _tidy(out: Path, done: Iterable[str]) -> None:
+    """What finished cells left in `work`, where nobody looks for their locks any more. The rest may
+    be another sweep's, which shares this folder and has more seeds, say."""
+    work = out / "work"
+    for name in done:
+        shutil.rmtree(work / name, ignore_errors=True)
+    folders = sorted((p for p in work.rglob("*") if p.is_dir()), reverse=True)
+    for folder in [*folders, work]:  # the deepest first; one that holds something stays
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def survey(sweep: Sweep, out: Path, only: Sequence[str] = ()) -> list[tuple[str, str]]:

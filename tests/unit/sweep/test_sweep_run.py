@@ -252,6 +252,20 @@ def test_runs_are_kept_where_wanted(tree: dict[str, Any], tmp_path: Path) -> Non
     assert not (tmp_path / "work").exists()
 
 
+def test_a_sweep_that_ends_leaves_another_ones_cells_alone(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two sweeps of one folder, of which one has more seeds and was stopped in the last."""
+    stopped = Counting("fedprox seed 2", 1, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep_of(tree), tmp_path, stopped.observer)
+    run_sweep(sweep_of(tree, seeds=[1]), tmp_path)
+    left = [p for p in (tmp_path / "work").rglob("*") if p.name == "run"]
+    assert left == [tmp_path / "work/cells/all/fedprox/2/run"]
+    run_sweep(sweep_of(tree), tmp_path)
+    assert not (tmp_path / "work").exists()
+
+
 def test_only_some_methods(tree: dict[str, Any], tmp_path: Path) -> None:
     count = Counting()
     run_sweep(sweep_of(tree, seeds=[1]), tmp_path, count.observer, only=["fedprox"])
