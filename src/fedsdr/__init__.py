@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fedsdr.experiment import evaluate as score
     from fedsdr.experiment import resume
     from fedsdr.experiment import train as run
+    from fedsdr.export.folder import export_adapter
+    from fedsdr.export.merge import merge
     from fedsdr.parts.algorithm import Algorithm, Stage, Term
     from fedsdr.parts.views import Mixed, Raw, Rewritten
     from fedsdr.plan import make_plan
@@ -53,8 +55,10 @@ _HOMES = {
     "build_recipe": "config:build_recipe",
     "compare": "evaluate.comparison:compare",
     "dump_recipe": "config:dump_recipe",
+    "export_adapter": "export.folder:export_adapter",
     "make_algorithm": "algorithms.registry:make_algorithm",
     "make_plan": "plan:make_plan",
+    "merge": "export.merge:merge",
     "parse_recipe": "config:parse_recipe",
     "partition": "data.partition:partition",
     "read_recipe": "config:read_recipe",
@@ -84,8 +88,10 @@ __all__ = [
     "build_recipe",
     "compare",
     "dump_recipe",
+    "export_adapter",
     "make_algorithm",
     "make_plan",
+    "merge",
     "parse_recipe",
     "partition",
     "read_recipe",

@@ -19,15 +19,18 @@ from fedsdr.cohort.in_process import Advance, rewritten_views, silent
 from fedsdr.config import Recipe
 from fedsdr.data.manifest import ManifestInfo
 from fedsdr.data.render import Rendered, render
+from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
 from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.scoring import HeldOutLoss
 from fedsdr.loop import Row
-from fedsdr.model.adapters import load_adapter
+from fedsdr.model.adapters import adapter_notes, load_adapter
 from fedsdr.model.base import BaseModel, load_base, with_template
+from fedsdr.model.checkpointing import with_checkpointing
 from fedsdr.model.lora import BranchSpec, StackedLora
+from fedsdr.model.source import TRUSTED
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.views import Rewritten
@@ -61,6 +64,8 @@ class Experiment:
     unseen: tuple[ClientData, ...] = ()  # who never does, and is scored at the end
     notes: tuple[str, ...] = ()
     threads: int = field(default=0)
+    stack: int = 1  # K
+    local: LocalSettings = field(default_factory=LocalSettings)
     raw: dict[str, list[Rendered]] = field(default_factory=lambda: dict[str, list[Rendered]]())
 
     @property
@@ -107,6 +112,7 @@ def assemble(
             if "R" not in start:
                 raise RecipeError("lora.init starts R from an adapter, but this algorithm has no R")
             start["R"] = load_adapter(recipe.lora.init, lora, "R")
+            notes = (*notes, *adapter_notes(recipe.lora.init, lora))
         start |= {b: _begin(start[b], how, start) for b, how in algorithm.starts.items()}
         wide = torch.float64 if base.dtype == torch.float64 else torch.float32
         ranks = client_ranks(recipe, algorithm, [c.client_id for c in federation.clients])
@@ -115,7 +121,18 @@ def assemble(
         undo.pop_all()
     notes = (*federation.notes, *base.notes, *notes)
     return Experiment(
-        recipe, base, federation, algorithm, lora, branches, trained, unseen, notes, threads
+        recipe,
+        base,
+        federation,
+        algorithm,
+        lora,
+        branches,
+        trained,
+        unseen,
+        notes,
+        threads,
+        1 if recipe.run.stack == "auto" else recipe.run.stack,
+        local_settings(recipe),
     )
 
 
@@ -137,10 +154,15 @@ def chosen_algorithm(recipe: Recipe, algorithm: Algorithm | None = None) -> Algo
     return algorithm
 
 
-def open_base(recipe: Recipe) -> BaseModel:
+def open_base(recipe: Recipe, load: Callable[..., BaseModel] = load_base) -> BaseModel:
+    """The recipe's base; the code that a model brings runs only if the user trusts it by name."""
     model = recipe.model
-    path = ATLAS_BASE if model.path == "atlas" else Path(model.path)
-    return with_template(load_base(path, model.dtype, model.device), model.chat_template)
+    path = str(ATLAS_BASE) if model.path == "atlas" else model.path
+    base = load(
+        path, model.dtype, model.device, model.revision, model.quantize, model.path in TRUSTED.get()
+    )
+    base = replace(with_template(base, model.chat_template, model.train_on), packing=model.packing)
+    return with_checkpointing(base) if model.checkpointing else base
 
 
 def given(clients: Sequence[ClientData] | None, recipe: Recipe) -> Federation | None:
@@ -170,7 +192,20 @@ def local_settings(recipe: Recipe) -> LocalSettings:
 def rewriting_settings(recipe: Recipe) -> Rewriting:
     choice = recipe.rewriting
     sampling = Sampling(choice.temperature, choice.top_p, choice.top_k, choice.max_new_tokens)
-    return Rewriting(sampling, choice.template, recipe.seed, choice.batch)
+    endpoint, engine = None, choice.engine
+    if engine is not None:
+        endpoint = Endpoint(
+            url=engine.url,
+            model=engine.model,
+            revision=engine.revision,
+            protocol=engine.protocol,
+            concurrency=engine.concurrency,
+            timeout=engine.timeout,
+            retries=engine.retries,
+            allow=tuple(engine.allow),
+            key_env=engine.key_env,
+        )
+    return Rewriting(sampling, choice.template, recipe.seed, choice.batch, endpoint)
 
 
 def _branch(recipe: Recipe, name: str) -> BranchSpec:

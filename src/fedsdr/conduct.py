@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedsdr.assembly import Experiment, Watch, local_settings, rewriting_settings
+from fedsdr.assembly import Experiment, Watch, rewriting_settings
 from fedsdr.atlas.judge import judge
 from fedsdr.atlas.scores import faithful_shares
 from fedsdr.cohort.in_process import RAW, InProcessCohort, rewritten_views
@@ -160,10 +160,10 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
         clients={c.client_id: c for c in experiment.trained},
         run=run,
         branches=experiment.branches,
-        training=local_settings(recipe),
+        training=experiment.local,
         rewriting=rewriting_settings(recipe),
         cache=Path(cache).expanduser() if cache else run.root / "rewrites",
-        stack=recipe.run.stack,
+        stack=experiment.stack,
         max_length=experiment.max_length,
         equal_weights=training.weights == "equal",
         include_texts=recipe.run.include_texts,

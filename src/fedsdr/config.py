@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from fedsdr.distill.hosts import refusal
 from fedsdr.errors import RecipeError, nearest
+from fedsdr.model.templates import check_choice
 from fedsdr.tree import apply_change, load_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,11 +34,16 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    path: str = "atlas"  # the embedded base, or a Hugging Face model folder
+    path: str = "atlas"  # the embedded base, a Hugging Face model folder, or a hub's owner/name
+    revision: str | None = None  # of a hub's model: a branch, tag or commit
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    quantize: Literal["8bit", "4bit"] | None = None  # the frozen base alone, by bitsandbytes
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     max_length: Positive = 1024
-    chat_template: Literal["auto", "plain"] = "auto"
+    packing: bool = True  # rows one behind the other, where the architecture can
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    chat_template: Annotated[str, AfterValidator(check_choice)] = "auto"
+    train_on: Literal["last", "all"] = "last"  # answers of the assistant in a conversation
 
 
 class Atlas(Section):
@@ -94,7 +109,7 @@ class SharedBranch(Branch):
 
 
 class Lora(Section):
-    targets: str = "all-linear"  # or a regular expression over layer names
+    targets: str = "all-linear"  # attention, default, or a regular expression over layer names
     R: SharedBranch = SharedBranch()
     S: Branch = Branch()
     init: str | None = None  # a PEFT adapter folder that R starts from
@@ -131,7 +146,37 @@ class Training(Section):
     quorum: Positive = 1
 
 
+class EndpointChoice(Section):
+    """A server that speaks OpenAI's protocol."""
+
+    url: str  # up to /v1
+    model: str
+    revision: str = ""  # of that model: part of what identifies a rewrite
+    protocol: Literal["chat", "completions"] = "chat"
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
+    timeout: Rate = 120.0
+    retries: Annotated[int, Field(ge=0, le=100)] = 5
+    allow: list[str] = []  # hosts beside this machine that the records may go to
+    key_env: str | None = None  # the environment variable that holds the key
+
+    @model_validator(mode="after")
+    def allowed(self) -> EndpointChoice:
+        if problem := refusal(self.url, self.allow):
+            raise ValueError(f"url {problem}")
+        return self
+
+
+def _endpoint(given: object) -> object:
+    if given == "builtin":
+        return None
+    if isinstance(given, str):
+        raise ValueError("must be builtin, or an endpoint: {url: ..., model: ...}")
+    return given
+
+
 class RewritingChoice(Section):
+    # The base itself (builtin, None here), or an endpoint.
+    engine: Annotated[EndpointChoice | None, BeforeValidator(_endpoint)] = None
     temperature: Annotated[float, Field(ge=0)] = 0.95
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.7
     top_k: Annotated[int, Field(ge=0)] = 50
@@ -151,7 +196,7 @@ class Evaluation(Section):
 
 
 class Running(Section):
-    stack: Positive = 8  # K: clients trained side by side
+    stack: Positive | Literal["auto"] = 8  # K: clients trained side by side; auto: as many as fit
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: as many as there are cores
     include_texts: bool = False
 

@@ -36,7 +36,7 @@ def score(
     found: dict[str, dict[str, Mapping[str, float]]] = {}
     for name, mix in (mixes or experiment.algorithm.deploys).items():
         own = is_personal(experiment, mix)
-        k = experiment.recipe.run.stack if own else max(1, len(clients))
+        k = experiment.stack if own else max(1, len(clients))
         found[name] = {}
         for first in range(0, len(clients), k):
             group = clients[first : first + k]

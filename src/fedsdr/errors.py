@@ -30,6 +30,11 @@ class AdapterError(FedsdrError):
     """An adapter folder is malformed, or belongs to another base."""
 
 
+class OutOfMemory(FedsdrError):
+    """Training needs less memory than it asked for, and from now on asks for less: the round is
+    begun again."""
+
+
 class UpdateRefused(FedsdrError):
     """A client's update may not enter the model."""
 
@@ -48,12 +53,28 @@ class CorruptArtifact(FedsdrError):
     """A stored file is not what was written: truncated, altered, or missing."""
 
 
+class EndpointError(FedsdrError):
+    """A server that rewrites does not answer, or refuses what it is asked."""
+
+
 class RunLocked(FedsdrError):
     """Another process is working in this run directory."""
 
 
 class RunError(FedsdrError):
     """A run directory is missing, already used, or cannot be written."""
+
+
+class SandboxError(FedsdrError):
+    """Model-written code cannot be walled in on this system, so it is not run."""
+
+
+class MissingExtra(FedsdrError):
+    """What was asked for needs a package that comes with one of fedsdr's extras."""
+
+
+class TaskError(FedsdrError):
+    """A benchmark task is unknown, cannot be loaded, or asks for what is not done here."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from fedsdr.cohort.admit import Expected, admit
-from fedsdr.errors import RoundFailed, UpdateRefused
+from fedsdr.errors import OutOfMemory, RoundFailed, UpdateRefused
 from fedsdr.parts.algorithm import Algorithm, is_part
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.ledger import LEDGER, Ledger
@@ -91,7 +91,7 @@ def run_rounds(
             break
         asked = sample_clients(clients, settings, number)
         orders = _orders(algorithm, asked, state, settings, number)
-        refused = _gather(cohort, orders, algorithm, run, settings, base_digest, number)
+        refused = _gather(cohort, orders, algorithm, run, settings, base_digest, number, note)
         answered = sorted(run.spooled(number) & set(asked))
         if len(answered) < settings.quorum:
             reasons = "; ".join(refused) or "no client answered"
@@ -211,8 +211,27 @@ def _gather(
     settings: LoopSettings,
     base_digest: str,
     number: int,
+    note: Callable[[str], None],
 ) -> list[str]:
-    """Ask, admit, spool; returns why clients were refused or lost."""
+    """Ask, admit, spool; returns why clients were refused or lost. Where memory ran out, the round
+    begins again: its clients stand in other groups now."""
+    while True:
+        try:
+            return _ask(cohort, orders, algorithm, run, settings, base_digest, number)
+        except OutOfMemory as told:
+            note(f"round {number}: {told}")
+            run.drop_spool(number)
+
+
+def _ask(
+    cohort: Cohort,
+    orders: Sequence[Order],
+    algorithm: Algorithm,
+    run: RunDirectory,
+    settings: LoopSettings,
+    base_digest: str,
+    number: int,
+) -> list[str]:
     trained = algorithm.trained(number)
     wanted = {
         order.client_id: {

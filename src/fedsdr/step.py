@@ -83,11 +83,11 @@ def predict(
     if where == "input":
         real = torch.arange(1, block.ids.shape[1], device=block.ids.device) < block.lengths[:, None]
         chosen = real & ~chosen
-    logits, states = base.predictions(block.ids, block.lengths, chosen, hidden)
+    outputs, states = base.predictions(block.ids, block.lengths, chosen, hidden)
     owner = torch.nonzero(chosen)[:, 0] // (block.ids.shape[0] // block.clients)
     kept = weights[chosen] if where == "response" else torch.ones_like(weights[chosen])
-    wide = logits.dtype if logits.dtype == torch.float64 else torch.float32
-    return Predicted(logits, block.ids[:, 1:][chosen], kept.to(wide), owner, where, states)
+    wide = torch.promote_types(base.dtype, torch.float32)
+    return Predicted(outputs, block.ids[:, 1:][chosen], kept.to(wide), owner, where, states)
 
 
 def summed_nll(base: BaseModel, block: Block) -> Tensor:

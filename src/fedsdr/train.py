@@ -147,6 +147,8 @@ def _gradients(
     device, dtype = lora.base.net.device, next(iter(trained.values())).dtype
     rows = [[_weighed(r, settings.loss) for r in own] for own in rows]
     size = settings.micro_batch or max(map(len, rows))
+    if size < max(map(len, rows)):  # rows of like lengths share a micro-batch
+        rows = [sorted(own, key=lambda r: len(r.ids)) for own in rows]
     for first in range(0, max(map(len, rows)), size):
         chunk = [own[first : first + size] for own in rows]
         step = LocalStep(

@@ -38,7 +38,7 @@ run: {threads: 1}
 """
 VERBS = [
     *("demo", "init", "plan", "algorithms", "train", "resume", "distill"),
-    *("evaluate", "compare", "sweep", "purge"),
+    *("evaluate", "compare", "merge", "export", "chat", "sweep", "purge"),
 ]
 SECRET = "The patient is Ada."
 

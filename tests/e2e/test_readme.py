@@ -113,6 +113,8 @@ def test_the_readme_builds_fedsdr_as_it_is() -> None:
 @pytest.mark.parametrize(("page", "text"), sorted(set(blocks("yaml"))))
 def test_recipe_snippets_are_recipes(page: str, text: str) -> None:
     tree = load_yaml(text, page)
+    if "task" in tree:
+        return  # of lm-eval
     if "sweep" in tree:
         parse_sweep(tree, page)
     else:

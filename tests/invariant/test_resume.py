@@ -15,7 +15,7 @@ import pytest
 
 from fedsdr import conduct, experiment
 from fedsdr.config import Recipe
-from fedsdr.distill.rewrite import _Cache
+from fedsdr.distill.drafts import Drafts
 from fedsdr.errors import RunError
 from fedsdr.evaluate.scoring import HeldOutLoss
 from fedsdr.model import adapters
@@ -62,8 +62,8 @@ class Kill:
 
 
 POINTS = {
-    "rewriting, nothing stored": Kill(_Cache, "add", 1),
-    "rewriting, the third client's drafts stored": Kill(_Cache, "add", 3, after=True),
+    "rewriting, nothing stored": Kill(Drafts, "add", 1),
+    "rewriting, the third client's drafts stored": Kill(Drafts, "add", 3, after=True),
     "first checkpoint": Kill(RunDirectory, "save_checkpoint", 1),
     "a client's state stored, its update not handed out": Kill(
         RunDirectory, "save_client_state", 1, after=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,10 +204,10 @@ def test_what_autograd_keeps_lies_within_the_estimate(
             train_stage(experiment.lora, experiment.algorithm.stages[0], flats, jobs, local, 1e-3)
         frozen = {p.untyped_storage().data_ptr() for p in used.net.parameters()}
         measured = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in frozen)
-        estimated = estimate_memory(experiment, local, rows).activations
+        estimated = estimate_memory(experiment, rows).activations
     finally:
         experiment.close()
-    assert measured <= estimated <= 2.5 * measured
+    assert measured <= estimated <= 2.5 * measured, estimated / measured
 
 
 def test_memory_grows_with_what_is_stacked(base: BaseModel) -> None:
@@ -722,3 +723,38 @@ def test_choices_that_contradict_the_algorithm_are_refused(
     data = [client(name) for name in ("a", "b", "c")]
     with pytest.raises(RecipeError, match=re.escape(told)):
         make_plan(recipe({"algorithm.name": "fedavg", **changes}), base, clients=data)
+
+
+@pytest.mark.parametrize(
+    ("free", "stack", "micro"),
+    [(None, 8, 4), (1 << 40, 8, 4), ("half", 4, 4), ("one row", 1, 1), (0, 1, 1)],
+)
+def test_auto_takes_as_many_clients_as_fit(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, free: Any, stack: int, micro: int
+) -> None:
+    """`half`: a byte short of what 8 clients need; `one row`: of what one client's 2 rows need."""
+    wanted = recipe({"run.stack": "auto", "training.batch": 4, "data.atlas.clients": 8})
+    experiment = assemble(wanted, base)
+    try:
+        experiment.tokenise()
+        if isinstance(free, str):
+            experiment.stack, rows = (8, 4) if free == "half" else (1, 2)
+            experiment.local = replace(experiment.local, micro_batch=rows)
+            need = estimate_memory(experiment, experiment.raw)
+            free = math.floor((need.branches + need.activations - 1) / estimate.ROOM)
+        monkeypatch.setattr(estimate, "memory_free", lambda _: free)
+        estimate.fit(experiment, experiment.raw)
+        assert (experiment.stack, experiment.local.micro_batch) == (stack, micro)
+    finally:
+        experiment.close()
+
+
+def test_free_memory_is_below_what_the_machine_has(base: BaseModel) -> None:
+    experiment = assemble(recipe(), base)
+    try:
+        free, there = estimate.memory_free(experiment), estimate.memory_there(experiment)
+    finally:
+        experiment.close()
+    assert free is not None
+    assert there is not None
+    assert 0 < free < there

@@ -30,6 +30,7 @@ def boosted(algorithm: Algorithm, rewritten: Rewritten | None = None) -> Algorit
 def fedsd(
     selection: str = "none", teacher: Teacher = "base", redistill_every: int = 0
 ) -> Algorithm:
-    """FedAvg on rewritten answers. `selection`: none | sdft | facts | resample(n)."""
+    """FedAvg on rewritten answers. `selection`: none | sdft | facts | task | resample(n), and more
+    (docs/selection.md)."""
     view = Rewritten(selection, teacher, redistill_every)
     return replace(boosted(fedavg(), view), name="fedsd")

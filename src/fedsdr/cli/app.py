@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedsdr import __version__
-from fedsdr.cli import algorithms, prepare, run, study, sweep
+from fedsdr.cli import adapters, algorithms, evaluate, prepare, run, study, sweep
 from fedsdr.cli.printing import complain
 from fedsdr.errors import FedsdrError
 
@@ -24,6 +24,14 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except FedsdrError as error:
             complain(str(error))
+            raise typer.Exit(2) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                raise
+            complain(
+                "memory ran out while rewriting or scoring; lower rewriting.batch, "
+                "evaluation.batch or run.stack"
+            )
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             complain("stopped", label="")
@@ -55,6 +63,16 @@ def fedsdr(
             "--version", callback=_version, is_eager=True, help="Say which version this is."
         ),
     ] = False,
+    trusted: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trust-remote-code",
+            metavar="MODEL",
+            help="Run the Python code that this model brings, named as in model.path; it can do "
+            "anything on this machine.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Federated fine-tuning of language models on data that look nothing alike.
 
@@ -66,6 +84,10 @@ def fedsdr(
     Which methods:    fedsdr algorithms
     Many runs:        fedsdr sweep recipe.yaml --out runs/sweep
     """
+    if trusted:
+        from fedsdr.model.source import TRUSTED
+
+        TRUSTED.set(frozenset(trusted))
 
 
 for verb in (
@@ -76,8 +98,11 @@ for verb in (
     run.train,
     run.resume,
     prepare.distill,
-    study.evaluate,
+    evaluate.evaluate,
     study.compare,
+    adapters.merge,
+    adapters.export,
+    adapters.chat,
     sweep.sweep,
     run.purge,
 ):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,14 +28,27 @@ def show_plan(console: Console, plan: Plan) -> None:
     show_facts(console, "cost", _cost(plan))
     for note in plan.notes:
         say(console, f"note: {note}")
-    if not plan.example:
-        return
+    if plan.example:
+        _show_mask(console, plan.example)
+
+
+def _show_mask(console: Console, example: Sequence[tuple[str, bool]]) -> None:
+    """Read and trained parts in turn. Without a terminal their lengths, and nothing they say."""
+    parts = [(on, [text for text, _ in tokens]) for on, tokens in groupby(example, lambda t: t[1])]
+    counts = ", ".join(f"{len(texts)} {'trained' if on else 'read'}" for on, texts in parts)
+    say(console, f"one example as it is trained on, in tokens: {counts}", "bold")
     if not console.is_terminal:
-        say(console, "one example as it is trained on: shown on a terminal only")
+        say(console, "its text is shown on a terminal only")
         return
-    say(console, "one example as it is trained on; the trained tokens are underlined:", "bold")
-    pieces = ((plain(text), "underline green" if on else "dim") for text, on in plan.example)
-    console.print(Text.assemble(*((text.plain, style) for text, style in pieces)))
+    coloured = console.color_system is not None
+    legend = "the trained parts are underlined" if coloured else "the trained parts stand in ⟦ ⟧"
+    say(console, f"{legend}:")
+    shown = Text()
+    for on, texts in parts:
+        text = plain("".join(texts)).plain
+        marked = f"⟦{text}⟧" if on and not coloured else text
+        shown.append(marked, "underline green" if on else "dim")
+    console.print(shown)
 
 
 def _client(client: ClientRow) -> tuple[str, ...]:
@@ -59,7 +73,8 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
     model = plan.model
     yield "path", model.path
     yield "parameters", f"{model.parameters:,} in {model.dtype} on {model.device}"
-    yield "digest", model.digest[:16]
+    if model.digest:
+        yield "digest", model.digest[:16]
     yield "chat template", model.template
     yield "layers with branches", str(len(model.layers))
     for branch, count in model.trainable.items():
@@ -93,7 +108,7 @@ def _cost(plan: Plan) -> Iterable[tuple[str, str]]:
         yield "time, estimated", _duration(plan.duration.rewriting, plan.duration.training)
 
 
-def _duration(rewriting: float, training: float) -> str:
+def _duration(rewriting: float | None, training: float) -> str:
     told = f"{_seconds(training)} of training"
     return f"{_seconds(rewriting)} of rewriting, {told}" if rewriting else told
 

@@ -19,6 +19,16 @@ from fedsdr.errors import FedsdrError, RunError
 if TYPE_CHECKING:
     from fedsdr.runs.directory import RunDirectory
 
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="Draw the rounds' curves with tensorboard or wandb (offline); may be repeated.",
+        show_default=False,
+    ),
+]
+
 
 def train(
     recipe: RecipePath,
@@ -32,6 +42,7 @@ def train(
         ),
     ] = None,
     changes: Changes = None,
+    tracker: Trackers = None,
     as_json: AsJson = False,
 ) -> None:
     """Train as the recipe says, and score what comes out.
@@ -49,14 +60,17 @@ def train(
     directory = out or free_path(Path("runs") / f"{name}-seed{chosen.seed}")
 
     from fedsdr import experiment
+    from fedsdr.trackers import follow
 
     console = talk(as_json)
     with _resumable(directory), progress_watch(console, chosen.training.rounds) as watch:
-        results = experiment.train(chosen, directory, watch)
+        results = follow(
+            tracker or (), directory, watch, lambda told: experiment.train(chosen, directory, told)
+        )
     _show(console, directory, results, as_json)
 
 
-def resume(directory: RunPath, as_json: AsJson = False) -> None:
+def resume(directory: RunPath, tracker: Trackers = None, as_json: AsJson = False) -> None:
     """Go on with a run that was stopped.
 
     It ends with the same result, byte for byte, as if it had never been stopped.
@@ -67,11 +81,14 @@ def resume(directory: RunPath, as_json: AsJson = False) -> None:
     from fedsdr import experiment
     from fedsdr.config import parse_recipe
     from fedsdr.runs.directory import RunDirectory
+    from fedsdr.trackers import follow
 
     recipe = parse_recipe(RunDirectory.open(directory).recipe(), str(directory / "recipe.yaml"))
     console = talk(as_json)
     with _resumable(directory), progress_watch(console, recipe.training.rounds) as watch:
-        results = experiment.resume(directory, watch)
+        results = follow(
+            tracker or (), directory, watch, lambda told: experiment.resume(directory, told)
+        )
     _show(console, directory, results, as_json)
 
 

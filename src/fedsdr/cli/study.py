@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsdr.cli.options import AsJson, RunPath, free_path
+from fedsdr.cli.options import AsJson, free_path
 from fedsdr.cli.printing import (
     figure,
     print_json,
-    rounds_in_words,
     say,
-    show_scores,
     show_table,
     talk,
 )
@@ -23,11 +20,6 @@ from fedsdr.cli.progress import progress_watch
 
 if TYPE_CHECKING:
     from fedsdr.assembly import Watch
-
-
-class Split(StrEnum):
-    test = "test"
-    validation = "validation"
 
 
 def demo(
@@ -70,40 +62,6 @@ def demo(
         say(console, sentence)
     for method in done.runs:
         say(console, f"run directory: {done.out / method}")
-
-
-def evaluate(
-    directory: RunPath,
-    split: Annotated[
-        Split, typer.Option("--split", help="Which of the rows kept from training to score on.")
-    ] = Split.test,
-    round: Annotated[
-        int | None,
-        typer.Option(
-            "--round",
-            metavar="N",
-            min=0,
-            help="Score the models as they were after this round.",
-            show_default="the round chosen on validation data",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score the models of a run again, from its checkpoints. Nothing in the run changes.
-
-    \b
-    Example:  fedsdr evaluate runs/fedsdr-seed1 --split validation
-    """
-    from fedsdr import experiment
-
-    console = talk(as_json)
-    with progress_watch(console) as watch:
-        results = experiment.evaluate(directory, split.value, round, watch)
-    if as_json:
-        print_json(results)
-        return
-    title = f"{split.value} scores after {rounds_in_words(results['rounds'])}, mean over clients"
-    show_scores(console, title, results["scores"])
 
 
 def compare(

@@ -8,7 +8,7 @@ shares enters an `Update`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from fedsdr.data.render import Rendered, render
 from fedsdr.distill.audit import AuditRow
 from fedsdr.distill.rewrite import Rewriting, Teacher, rewrite
 from fedsdr.distill.selection import parse_selection
+from fedsdr.errors import OutOfMemory, RoundFailed
 from fedsdr.model.lora import StackedLora
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm, Stage
@@ -71,7 +72,7 @@ class InProcessCohort:
         finished = 0
         for group in self.groups(orders):
             if not all(o.client_id in answered for o in group):
-                yield from self._train(group)
+                yield from self._within_memory(group)
             finished += len(group)
             self.advance("clients", finished, len(orders))
 
@@ -85,6 +86,32 @@ class InProcessCohort:
             for view in views:
                 self._tokens(client_id, view, Teacher())
             self.advance("rewriting clients", number + 1, len(self.clients))
+
+    def _within_memory(self, group: Sequence[Order]) -> Iterator[Update | Lost]:
+        try:
+            yield from self._train(group)
+        except (RuntimeError, MemoryError) as error:
+            if not _ran_out(error):
+                raise
+        else:
+            return
+        # Out here, where the error no longer holds the tensors of the failed step.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        less = smaller_work(self.stack, self.training.micro_batch or self.training.batch)
+        if less is None:
+            raise RoundFailed(
+                "memory ran out with one client and one row at a time; lower model.max_length or "
+                "the ranks, or set model.checkpointing: true"
+            )
+        self.stack, micro_batch = less
+        self.training = replace(self.training, micro_batch=micro_batch)
+        # Kept, so that a resume forms the same groups.
+        self.run.amend({"stack": self.stack, "micro_batch": micro_batch})
+        raise OutOfMemory(
+            f"memory ran out; from now on {self.stack} clients side by side, {micro_batch} rows "
+            "each at a time"
+        )
 
     def _train(self, group: Sequence[Order]) -> Iterator[Update | Lost]:
         with self.lora.folded(group[0].shared):  # P is the same for all
@@ -188,6 +215,19 @@ class InProcessCohort:
 
     def _teacher_tensors(self, teacher: Teacher) -> Mapping[str, Tensor]:
         return self.branches.shared({b: flat[0] for b, flat in teacher.flats.items()})
+
+
+def smaller_work(stack: int, micro_batch: int) -> tuple[int, int] | None:
+    """Half the clients side by side; of one client, half the rows at a time."""
+    if stack > 1:
+        return stack // 2, micro_batch
+    return (1, micro_batch // 2) if micro_batch > 1 else None
+
+
+def _ran_out(error: BaseException) -> bool:
+    """A GPU's own error; on the CPU, torch only says so in words."""
+    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return typed or "allocate memory" in str(error)
 
 
 def _named(state: Artifact | None) -> Mapping[str, Tensor]:

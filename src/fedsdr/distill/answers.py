@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import warnings
 from itertools import pairwise
 
 from fedsdr.distill.facts import last_number, numbers
+from fedsdr.distill.languages import language_of
 from fedsdr.distill.words import code_blocks, words
 
 _MARKED = re.compile(
-    r"(?:^[ \t]*\#{4}|\\boxed\{|\b(?:answer|correct (?:option|choice))(?:[ \t]+is\b[ \t]*:?|:))"
+    r"(?:^[ \t]*\#{4}|\\boxed\{|\b(?:answer|correct (?:option|choice))(?:[ \t]+is\b[ \t]*:?|:)"
+    r"|\bAntwort(?:[ \t]+(?:ist|lautet)\b[ \t]*:?|:)|\bréponse(?:[ \t]+est\b[ \t]*:?|[ \t]?:)"
+    r"|\brespuesta(?:[ \t]+(?:final[ \t]+)?es\b[ \t]*:?|:)|(?:答案|答)[ \t]*(?:是|为|[:：]))"
     r"[ \t]*(?:(?:option|choice)[ \t]+)?(?=([^\n}]{1,200}))",
     re.IGNORECASE | re.MULTILINE,
 )
-_LONGEST_CALL = 1000  # characters: bounds the search in texts full of open brackets
+_LONGEST_CALL = 1000  # characters: with the next, bounds the search in texts of open brackets
+_MOST_UNCLOSED = 100
 _LONGEST_ANSWER = 6  # words: what is longer is a statement, not an answer to compare
-_CLAUSE_END = re.compile(r"(?<=\w)[.;](?=\s|$)")
+_CLAUSE_END = re.compile(r"(?<=\w)(?:[.;](?=\s|$)|[。；，])")
 _OPTION = re.compile(r"\(?([A-J])(?:\)|[.:,](?=\s|$)|(?=\s*$))")
 _CALL = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\(")
 _API_CALL = re.compile(r"[\w]+\.[\w.]+\(|[(,]\w+=(?!=)")
@@ -79,7 +85,7 @@ def marked_answer(text: str) -> str | None:
         return option[1]
     if not found or not 0 < len(words(said)) <= _LONGEST_ANSWER:
         return None
-    return last_number(said) or " ".join(words(said))
+    return last_number(said, language_of(text)) or " ".join(words(said))
 
 
 def keeps_final_answer(original: str, rewrite: str) -> bool:
@@ -106,11 +112,12 @@ def call(text: str) -> str | None:
 def calls(text: str) -> tuple[str, ...]:
     """All outermost calls in a text, normalised."""
     found: list[str] = []
-    at = 0
-    while (head := _CALL.search(text, at)) is not None:
+    at = unclosed = 0
+    while unclosed < _MOST_UNCLOSED and (head := _CALL.search(text, at)) is not None:
         end = _closing(text, head.end())
         if end is None:
             at = head.end()
+            unclosed += 1
             continue
         found.append(normal_call(text[head.start() : end]))
         at = end
@@ -118,7 +125,13 @@ def calls(text: str) -> tuple[str, ...]:
 
 
 def normal_call(text: str) -> str:
-    """One spelling for `f( a = 'x' )` and `f(a="x")`: no blanks outside strings, double quotes."""
+    """One spelling for `f( b=1, a = 'x' )` and `f(a="x",b=1)`: keywords by name, no blanks outside
+    strings, double quotes. What is not Python keeps its order."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # "invalid escape sequence" quotes the text
+            text = ast.unparse(_Sorted().visit(ast.parse(text.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass  # such as f(id=us-west-2:1)
     out: list[str] = []
     quote = ""
     for char in text:
@@ -131,6 +144,13 @@ def normal_call(text: str) -> str:
         elif not char.isspace():
             out.append(char)
     return "".join(out)
+
+
+class _Sorted(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        node.keywords.sort(key=lambda keyword: keyword.arg or "")
+        return node
 
 
 def looks_like_code(text: str) -> bool:

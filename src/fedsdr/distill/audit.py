@@ -18,6 +18,7 @@ from fedsdr.distill.facts import compare_facts
 from fedsdr.distill.prompts import Template
 from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
 from fedsdr.distill.selection import Choice, Draft
+from fedsdr.distill.task import FORMS, Form, form_of
 from fedsdr.types import Example
 
 
@@ -46,6 +47,7 @@ class AuditRow:
     dates_invented: int
     negation_lost: bool
     negation_invented: bool
+    form: Form
     texts: tuple[str, str] | None = None
 
 
@@ -70,6 +72,14 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class FormAudit:
+    """Of the answers of one form (code, labels, prose …)."""
+
+    examples: int
+    kept: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClientAudit:
     """`written`: the rewrites as they came. `trained`: what selection made of them."""
 
@@ -83,6 +93,7 @@ class ClientAudit:
     written: Measured
     trained: Measured
     reasons: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
+    forms: Mapping[str, FormAudit] = field(default_factory=lambda: dict[str, FormAudit]())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,7 @@ def audit_row(
         before=redundancy(original),
         after=redundancy(rewrite),
         unsupported=unsupported_share(original, rewrite, prompt),
-        leaks=len(leaks(rewrite)),
+        leaks=len(set(leaks(rewrite)) - set(leaks(original))),
         numbers_lost=len(facts.numbers_lost),
         numbers_invented=len(facts.numbers_invented),
         names_lost=len(facts.names_lost),
@@ -125,6 +136,7 @@ def audit_row(
         dates_invented=len(facts.dates_invented),
         negation_lost=facts.negation_lost,
         negation_invented=facts.negation_invented,
+        form=form_of(original, prompt),
         texts=(original, rewrite) if include_texts else None,
     )
 
@@ -169,6 +181,11 @@ def _summary(rows: Sequence[AuditRow]) -> ClientAudit:
         written=_measured(rows, [True] * len(rows)),
         trained=_measured(rows, kept),
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        forms={
+            form: FormAudit(len(held), fmean(row.kept for row in held))
+            for form in FORMS
+            if (held := [row for row in rows if row.form == form])
+        },
     )
 
 

@@ -9,7 +9,8 @@ import re
 
 from fedsdr.distill.answers import call, calls, keeps_final_answer, looks_like_code
 from fedsdr.distill.facts import compare_facts
-from fedsdr.distill.words import plain, words
+from fedsdr.distill.languages import language, language_of
+from fedsdr.distill.words import is_list_item, plain, sentences, words
 from fedsdr.types import Example
 
 # The first five are those of the SDFT code (sail-sg/sdft); the others are phrases of our templates
@@ -38,24 +39,65 @@ LEAK_PHRASES: tuple[str, ...] = (
     "my version of the",
     "keep its final answer",
 )
+# The same in other languages; without word borders, which Chinese has not.
+FOREIGN_LEAKS: tuple[str, ...] = (
+    "referenzantwort",
+    "in eigenen worten",
+    "in deinen eigenen worten",
+    "in meinen eigenen worten",
+    "ursprüngliche antwort",
+    "umformulierte antwort",
+    "réponse de référence",
+    "avec mes propres mots",
+    "avec vos propres mots",
+    "réponse reformulée",
+    "respuesta de referencia",
+    "con mis propias palabras",
+    "con tus propias palabras",
+    "respuesta reescrita",
+    "参考答案",
+    "用自己的话",
+    "用我自己的话",
+    "改写后的",
+    "原始答案",
+)
+# Talk about the exercise itself, as models add it behind an answer that must stand alone.
+_ABOUT_THE_TASK = re.compile(
+    r"\b(?:end of (?:response|task|answer)|(?:provided|given) instruction\b|the instruction asks"
+    r"|i hope (?:this|it) is correct|if (?:the|my|this) response is correct"
+    r"|as (?:per the|the) instruction|(?:the|my|this) response is formatted as)"
+)
+_REFUSAL = re.compile(
+    r"\b(?:i'?m (?:sorry|afraid),? (?:but )?(?:i|as an)"
+    r"|i (?:can(?:no|')t|am (?:not able|unable) to) "
+    r"(?:help|assist|provide|answer|comply|fulfill|satisfy|create|write|generate|rewrite|do that)"
+    r"|i apologi[sz]e,? but i"
+    r"|as an? (?:\w+ ){0,2}(?:ai|language model)(?=[,.]| language| model| assistant)|i'm just an ai"
+    r"|es tut mir leid,? (?:aber )?ich|ich kann (?:dir |ihnen )?(?:dabei |leider )?nicht"
+    r"|als (?:ki|sprachmodell)\b|je suis désolée?,? mais je|je ne peux pas"
+    r"|en tant qu'(?:ia|intelligence|modèle)|lo siento,? (?:pero )?no puedo|no puedo ayudar"
+    r"|como (?:una )?(?:ia|inteligencia artificial|modelo de lenguaje))\b"
+    r"|(?:抱歉|对不起)[，,]?我|我(?:无法|不能)(?:提供|回答|帮助|协助)"
+    r"|作为(?:一个|一名)?(?:ai|人工智能|语言模型)"
+)
+_REFUSAL_STANDS_WITHIN = 200  # characters from the start
 _LEAKS = tuple((phrase, re.compile(rf"\b{re.escape(phrase)}\b")) for phrase in LEAK_PHRASES)
-_DANGLING = re.compile(r"(?:[,:(\[{]|(?<![\w'\u2019-])(?:and|or|the|a|an|of|with|because|which))$")
+_DANGLING = re.compile(r"[,:(\[{\uff0c\u3001\uff1a\uff08]$")
+_LAST_WORD = re.compile(r"(?<![\w'\u2019-])\w+$")
+_ENDED = re.compile(r"[.!?…:;\u3002\uff01\uff1f\u0964][\"'\u201d\u2019\u300d)\]*_`]*$")
+_FRAGMENT = 5  # words: a shorter last line may be a name or an item of a list
 
 
-def sdft_reasons(example: Example, rewrite: str, hit_limit: bool) -> tuple[str, ...]:
-    """The SDFT code's filter: empty, leaking, truncated, or without the original's answer.
+def surface_reasons(original: str, rewrite: str, hit_limit: bool) -> tuple[str, ...]:
+    """Empty, leaking or truncated; with `lost_answer`, the SDFT code's filter.
 
-    A phrase that the original itself uses is no leak.
+    A phrase that the original itself uses is no leak, and an end like its own no cut.
     """
     if not rewrite.strip():
         return ("empty",)
-    original = example.response
     leaked = [phrase for phrase in leaks(rewrite) if phrase not in leaks(original)]
-    return (
-        *(f"leak:{phrase}" for phrase in leaked),
-        *(("truncated",) if is_truncated(rewrite, hit_limit) else ()),
-        *lost_answer(original, rewrite),
-    )
+    cut = hit_limit or (is_truncated(rewrite) and not is_truncated(original))
+    return (*(f"leak:{phrase}" for phrase in leaked), *(("truncated",) if cut else ()))
 
 
 def fact_reasons(example: Example, rewrite: str) -> tuple[str, ...]:
@@ -74,14 +116,56 @@ def prompt_text(example: Example) -> str:
 def leaks(text: str) -> tuple[str, ...]:
     """The phrases by which a text speaks of the rewriting prompt."""
     flat = " ".join(plain(text).split())
-    return tuple(phrase for phrase, pattern in _LEAKS if pattern.search(flat))
+    return (
+        *(phrase for phrase, pattern in _LEAKS if pattern.search(flat)),
+        *(phrase for phrase in FOREIGN_LEAKS if phrase in flat),
+    )
+
+
+def refuses(text: str) -> bool:
+    """Whether it begins with a refusal, or with being a mere program."""
+    return _REFUSAL.search(plain(text[:_REFUSAL_STANDS_WITHIN])) is not None
+
+
+def behaviour_reasons(original: str, rewrite: str) -> tuple[str, ...]:
+    """Refusing, talking about the exercise, or stopping within a sentence, where the original did
+    none of it."""
+    found = {
+        "refusal": refuses(rewrite) and not refuses(original),
+        "about-the-task": bool(
+            _ABOUT_THE_TASK.search(plain(rewrite)) and not _ABOUT_THE_TASK.search(plain(original))
+        ),
+        "truncated": _ENDED.search(original.rstrip()) is not None and stops_within(rewrite),
+    }
+    return tuple(reason for reason, there in found.items() if there)
+
+
+def stops_within(text: str) -> bool:
+    """Whether the last line stops within a sentence: not where code, or a list without full stops,
+    or a signature ends."""
+    if looks_like_code(text):
+        return False
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines or _ENDED.search(lines[-1].rstrip()):
+        return False
+    last = sentences(lines[-1])
+    if len(last) > 1 and not is_list_item(lines[-1]):
+        return bool(re.search(r"\w$", last[-1]))  # a sentence ended before it in the same line
+    unfinished = re.search(r"[\w,]$", lines[-1].rstrip()) is not None
+    alike = len(lines) > 1 and not _ENDED.search(lines[-2].rstrip()) and ":" not in lines[-2][-1]
+    return unfinished and not alike and len(words(lines[-1])) >= _FRAGMENT
 
 
 def is_truncated(text: str, hit_limit: bool = False) -> bool:
     """Cut off by the token limit, inside a code fence, or with a sentence left hanging."""
     if hit_limit or text.count("```") % 2 == 1:
         return True
-    return _DANGLING.search(text.rstrip()) is not None and not looks_like_code(text)
+    end = text.rstrip()
+    last = _LAST_WORD.search(end)
+    hangs = _DANGLING.search(end) is not None or (
+        last is not None and last[0] in language(language_of(text)).dangling
+    )
+    return hangs and not looks_like_code(text)
 
 
 def lost_answer(original: str, rewrite: str) -> tuple[str, ...]:

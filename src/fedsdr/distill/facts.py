@@ -7,54 +7,70 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
+from fedsdr.distill.languages import language, language_of, negations
 from fedsdr.distill.names import names
-from fedsdr.distill.words import plain, without_list_marks, words
+from fedsdr.distill.words import SPACELESS, without_list_marks, words
 
-_NUMBER = re.compile(
-    r"(?<![\w.])(?<![A-Za-z]-)(?P<sign>(?<![)\]%])[-\u2212](?=[$€£]?\.?[0-9]))?[$€£]?"
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,]*[0-9])|[0-9]+|(?=\.[0-9]))"
-    r"(?P<decimals>\.[0-9]+)?(?P<percent>\s?%|\s?per\s?cent\b)?"
-    r"(?P<unit>[A-Za-z]{1,3}\b)?(?!\w|\.[0-9])"
+_SPACES = "\u00a0\u202f\u2009"  # between groups of three digits, as in French
+# Signs and units around the digits; `digits` and `decimals` are filled in per convention.
+_NUMBER = (
+    r"(?<![\w.])(?<![A-Za-z]-)(?P<sign>(?<![)\]%])[-\u2212](?=[$€£¥]?\.?[0-9]))?[$€£¥]?"
+    r"(?P<digits>{whole}|[0-9]+|(?=\.[0-9]))(?P<decimals>{decimals})?"
+    r"(?P<percent>\s?%|\s?per\s?cent\b|\s?Prozent\b|\s?pour\s?cent\b|\s?por\s?ciento\b)?"
+    r"(?P<unit>[A-Za-z]{{1,3}}\b)?(?!\w|\.[0-9])"
 )
-_MONTH_NAMES = """
-January February March April May June July August September October November December
-"""
-_MONTHS = {name[:3]: number for number, name in enumerate(_MONTH_NAMES.split(), 1)}
-_MONTH = rf"(?P<month>(?:{'|'.join((*_MONTH_NAMES.split(), *_MONTHS, 'Sept'))})\b\.?)"
+_POINT = re.compile(
+    _NUMBER.format(
+        whole=rf"[0-9]{{1,3}}(?:(?:,[0-9]{{3}})+|(?:['\u2019{_SPACES}][0-9]{{3}})+)(?![0-9,]*[0-9])",
+        decimals=r"\.[0-9]+",
+    )
+)
+_COMMA = re.compile(
+    _NUMBER.format(
+        whole=rf"[0-9]{{1,3}}(?:(?:\.[0-9]{{3}})+|(?:['\u2019{_SPACES}][0-9]{{3}})+)(?![0-9.]*[0-9])",
+        decimals=r",[0-9]+|\.[0-9]{1,2}(?![0-9])",
+    )
+)
+# What only one convention can mean.
+_SURELY_COMMA = re.compile(rf"(?<![\w.,])[0-9]{{1,3}}(?:[.{_SPACES}][0-9]{{3}})+,[0-9]+(?![\w,])")
+_SURELY_POINT = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:,[0-9]{3})+\.[0-9]+(?!\w)")
+_EAST_ASIAN = re.compile(rf"([{SPACELESS}])")
+_FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)}
+_MONTH_NAMES = {
+    "January Januar Jänner janvier enero": 1,
+    "February Februar février febrero": 2,
+    "March März mars marzo": 3,
+    "April avril abril": 4,
+    "May Mai mayo": 5,
+    "June Juni juin junio": 6,
+    "July Juli juillet julio": 7,
+    "August août agosto": 8,
+    "September septembre septiembre setiembre Sept": 9,
+    "October Oktober octobre octubre": 10,
+    "November novembre noviembre": 11,
+    "December Dezember décembre diciembre": 12,
+}
+_MONTHS = {
+    name: number
+    for listed, number in _MONTH_NAMES.items()
+    for name in (*listed.split(), listed[:3])
+}
+_MONTH = rf"(?P<month>(?:{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\b\.?)"
 _DATE_FORMS = tuple(
     re.compile(form)
     for form in (
+        r"(?P<year>\d{4})\s?[年년]\s?(?P<monthnumber>\d{1,2})\s?[月월](?:\s?(?P<day>\d{1,2})\s?[日号일])?",
+        r"(?<!\d)(?P<monthnumber>\d{1,2})\s?[月월]\s?(?P<day>\d{1,2})\s?[日号일]",
         r"\b(?P<year>\d{4})-(?P<monthnumber>\d{1,2})-(?P<day>\d{1,2})\b",
-        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {_MONTH}(?:,? (?P<year>\d{{4}}))?\b",
+        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|\.)?(?: of| de)? {_MONTH}"
+        r"(?:(?:,| de| del)? (?P<year>\d{4}))?\b",
         rf"\b{_MONTH} (?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,? (?P<year>\d{{4}})\b)?",
-        rf"\b{_MONTH},? (?P<year>\d{{4}})\b",
+        rf"\b{_MONTH}(?:,| de)? (?P<year>\d{{4}})\b",
         r"\b(?P<slashed>\d{1,2}[/.]\d{1,2}[/.]\d{4})\b",
     )
-)
-_NEGATION = re.compile(
-    r"\b(?:not(?! only\b)|no|never|none|nor|neither|nobody|nothing|nowhere|cannot|without)\b|n't\b"
-)
-_UNIT_WORDS = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
-sixteen seventeen eighteen nineteen
-"""
-_TENS_WORDS = """
-twenty thirty forty fifty sixty seventy eighty ninety
-"""
-_ORDINAL_WORDS = """
-first second third fourth fifth sixth seventh eighth ninth tenth
-"""
-_UNITS, _TENS, _ORDINALS = (
-    {word: value for value, word in enumerate(listed.split(), start)}
-    for listed, start in ((_UNIT_WORDS, 0), (_TENS_WORDS, 2), (_ORDINAL_WORDS, 1))
-)
-_SPELLED = (
-    _UNITS
-    | {word: 10 * tens for word, tens in _TENS.items()}
-    | _ORDINALS
-    | {"once": 1, "twice": 2, "dozen": 12, "hundred": 100, "thousand": 1000}
 )
 
 
@@ -90,25 +106,36 @@ def compare_facts(original: str, rewrite: str, prompt: str) -> FactDifference:
     """A fact is lost by what the original says alone (a prompt that offers two names excuses no
     swap); what the prompt says is not invented."""
     source = f"{prompt}\n{original}"
+    # A short answer is in the language of its question.
+    told = language_of(original) or language_of(source)
+    retold = language_of(rewrite) or told
+    lost, invented = _names(original, f"{prompt}\n{rewrite}", told), _names(rewrite, source, retold)
     return FactDifference(
-        numbers_lost=_missing(numbers(original), _number_forms(rewrite)),
-        numbers_invented=_missing(numbers(rewrite), _number_forms(source)),
-        names_lost=_unsaid(_names(original, f"{prompt}\n{rewrite}"), rewrite),
-        names_invented=_unsaid(_names(rewrite, source), source),
+        numbers_lost=_missing(numbers(original, told), _number_forms(rewrite, retold)),
+        numbers_invented=_missing(
+            numbers(rewrite, retold),
+            _number_forms(prompt, language_of(prompt) or told) | _number_forms(original, told),
+        ),
+        names_lost=_unsaid(lost, rewrite),
+        names_invented=_unsaid(invented, source),
         dates_lost=_missing(dates(original), dates(rewrite)),
         dates_invented=_missing(dates(rewrite), dates(source)),
-        negation_lost=negations(original) > 0 and negations(rewrite) == 0,
-        negation_invented=negations(source) == 0 and negations(rewrite) > 0,
+        negation_lost=negations(original, told) > 0 and negations(rewrite, retold) == 0,
+        negation_invented=(
+            negations(original, told) + negations(prompt, language_of(prompt) or told) == 0
+            and negations(rewrite, retold) > 0
+        ),
     )
 
 
-def numbers(text: str) -> frozenset[str]:
-    """Normalised numbers outside dates, identifiers and list marks: `1,000.0` gives `1000`."""
-    return frozenset(_in_order(text))
+def numbers(text: str, spoken: str = "") -> frozenset[str]:
+    """Normalised numbers outside dates, identifiers and list marks: `1,000.0` gives `1000`, and so
+    does `1.000,0`. Where both readings are possible, the language decides."""
+    return frozenset(_in_order(text, spoken))
 
 
-def last_number(text: str) -> str | None:
-    found = _in_order(text)
+def last_number(text: str, spoken: str = "") -> str | None:
+    found = _in_order(text, spoken)
     return found[-1] if found else None
 
 
@@ -120,26 +147,31 @@ def dates(text: str) -> frozenset[str]:
     return frozenset(_split_dates(text)[0])
 
 
-def negations(text: str) -> int:
-    return len(_NEGATION.findall(plain(text)))
+def _names(text: str, context: str, spoken: str) -> frozenset[str]:
+    return names(_split_dates(text)[1], context, language(spoken).capital_nouns)
 
 
-def _names(text: str, context: str) -> frozenset[str]:
-    return names(_split_dates(text)[1], context)
-
-
-def _in_order(text: str) -> list[str]:
-    undated = without_list_marks(_split_dates(text)[1])
+def _in_order(text: str, spoken: str = "") -> list[str]:
+    text = text.translate(_FULL_WIDTH)
+    if _SURELY_POINT.search(text):
+        number = _POINT
+    elif _SURELY_COMMA.search(text) or language(spoken or language_of(text)).decimal_comma:
+        number = _COMMA
+    else:
+        number = _POINT
+    # A character of these scripts is a word of its own: it may stand beside a number.
+    undated = _EAST_ASIAN.sub(r" \1 ", without_list_marks(_split_dates(text)[1]))
     found: list[str] = []
-    for match in _NUMBER.finditer(undated):
-        whole = match["digits"].replace(",", "").lstrip("0") or "0"
-        decimals = (match["decimals"] or "").rstrip("0").rstrip(".")
+    for match in number.finditer(undated):
+        whole = re.sub(r"\D", "", match["digits"]).lstrip("0") or "0"
+        decimals = (match["decimals"] or "").replace(",", ".").rstrip("0").rstrip(".")
         sign = "-" if match["sign"] and whole + decimals != "0" else ""
         found.append(sign + whole + decimals + ("%" if match["percent"] else ""))
     return found
 
 
-def _split_dates(text: str) -> tuple[list[str], str]:
+@lru_cache(maxsize=64)  # of one example, the same few texts again and again
+def _split_dates(text: str) -> tuple[tuple[str, ...], str]:
     """The dates, normalised, and the text without them."""
     found: list[str] = []
 
@@ -149,29 +181,31 @@ def _split_dates(text: str) -> tuple[list[str], str]:
             found.append("/".join(str(int(p)) for p in re.split("[/.]", slashed)))
             return " ; "
         month = part.get("month")
-        number = _MONTHS[month[:3]] if month else int(part["monthnumber"] or 0)
+        number = _MONTHS[month.rstrip(".")] if month else int(part["monthnumber"] or 0)
         day = part.get("day")
         found.append(
             f"{part.get('year') or '?'}-{number:02d}" + (f"-{int(day):02d}" if day else "")
         )
         return " ; "
 
+    if not any(char.isdigit() for char in text):
+        return (), text
     for form in _DATE_FORMS:
         text = form.sub(take, text)
-    return found, text
+    return tuple(found), text
 
 
-def _number_forms(text: str) -> frozenset[str]:
+def _number_forms(text: str, spoken: str) -> frozenset[str]:
     """The numbers a text says in any form: digits, parts of dates, words (`twenty-five`)."""
-    said = words(text)
-    spelled = [_SPELLED[word] for word in said if word in _SPELLED]
+    said, known = words(text), language(spoken).numbers
+    spelled = [known[word] for word in said if word in known]
     spelled += [
-        10 * _TENS[tens] + _UNITS[unit]
+        known[tens] + known[unit]
         for tens, unit in pairwise(said)
-        if tens in _TENS and 0 < _UNITS.get(unit, 0) < 10
+        if 20 <= known.get(tens, 0) < 100 and 0 < known.get(unit, 0) < 10
     ]
     parts = [int(part) for date in dates(text) for part in re.findall(r"\d+", date)]
-    return numbers(text) | {str(value) for value in (*spelled, *parts)}
+    return numbers(text, spoken) | {str(value) for value in (*spelled, *parts)}
 
 
 def _missing(wanted: frozenset[str], there: frozenset[str]) -> tuple[str, ...]:

@@ -42,29 +42,37 @@ class _Word:
     joined: bool  # follows the word before it within one segment
 
 
-def names(text: str, context: str = "") -> frozenset[str]:
+def names(text: str, context: str = "", nouns_too: bool = False) -> frozenset[str]:
     """Runs of capitalised words, case folded.
 
     The first word of a sentence, a label or a heading counts only where the text or `context` has
     the same word capitalised inside a sentence: "Velorin" does where the prompt asks about Velorin,
     "Technology" in "Technology enables it." does not. So the other way round, a name that only
-    ever begins sentences is not seen.
+    ever begins sentences is not seen. Where a language writes its nouns with capitals too
+    (`nouns_too`), only runs of two and more words count, and words such as BASF.
     """
     here = list(_words_of(text))
     certain = {_fold(w.text) for w in here if w.capital and not w.weak}
     certain |= {_fold(w.text) for w in _words_of(context) if w.capital and not w.weak}
     found: set[str] = set()
     run: list[str] = []
+    sure = False  # that the run is a name even where nouns have capitals
+
+    def close() -> None:
+        if run and (not nouns_too or len(run) > 1 or sure):
+            found.add(" ".join(run))
+        run.clear()
+
     for word in here:
         folded = _fold(word.text)
         counts = word.capital and folded not in _COMMON and folded in certain
-        if run and not (counts and word.joined):
-            found.add(" ".join(run))
-            run = []
+        if not (counts and word.joined):
+            close()
+            sure = False
         if counts:
             run.append(folded)
-    if run:
-        found.add(" ".join(run))
+            sure = sure or any(letter.isupper() for letter in word.text[1:])
+    close()
     return frozenset(found)
 
 

@@ -5,26 +5,47 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, cast
 
-from fedsdr.distill.checks import fact_reasons, sdft_reasons
-from fedsdr.errors import RecipeError, nearest
+from fedsdr.distill.checks import (
+    behaviour_reasons,
+    fact_reasons,
+    lost_answer,
+    prompt_text,
+    surface_reasons,
+)
+from fedsdr.distill.code import failed_tests
+from fedsdr.distill.task import form_of, task_reasons
+from fedsdr.errors import RecipeError, SandboxError, nearest
+from fedsdr.model.classifier import entailment_class, load_classifier
+from fedsdr.sandbox import available
 from fedsdr.types import Example
 
-Rule = Literal["none", "sdft", "facts"]
+Rule = Literal["none", "sdft", "facts", "task"]
 MOST_DRAWS = 64
-_RESAMPLE = re.compile(r"resample\(\s*(-?\d+)\s*\)")
+_RESAMPLE = re.compile(r"resample\(\s*(-?\d+)\s*(?:,\s*(.*\S)\s*)?\)", re.DOTALL)
+_RULE = re.compile(
+    r"(?P<rule>none|sdft|facts|task)(?P<tests>\s*\+\s*tests)?"
+    r"(?:\s*\+\s*nli\(\s*(?P<least>[0-9.]{1,20})\s*,\s*(?P<folder>[^()]*[^()\s])\s*\))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """`none`: every rewrite, whatever it says. `sdft`: the checks of the SDFT code. `facts`: those,
-    and no number, name, date or negation lost or invented. `resample(n)`: up to `n` drafts, the
-    first that passes `facts`."""
+    and no number, name, date or negation lost or invented. `task`: what the answer would be judged
+    by, and no refusal. `+tests`: code passes the tests that the original passes. `+nli(p, FOLDER)`:
+    a classifier finds original and rewrite to entail each other. `resample(n, rule)`: up to `n`
+    drafts, the first that passes."""
 
     name: str
     rule: Rule
     draws: int = 1
+    tests: bool = False
+    entailed: float = 0.0
+    classifier: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +67,28 @@ class Choice:
 
 
 def parse_selection(text: str) -> Selection:
+    """What it asks of this machine (a classifier, a sandbox) is looked for now, not after hours."""
     name = text.strip()
-    if name in ("none", "sdft", "facts"):
-        return Selection(name, name)
-    if found := _RESAMPLE.fullmatch(name):
-        # Bounded before int(): Python refuses to read thousands of digits.
-        draws = int(found[1]) if len(found[1]) <= 4 else MOST_DRAWS + 1
-        if not 1 <= draws <= MOST_DRAWS:
-            raise RecipeError(f"selection {text!r}: n must lie between 1 and {MOST_DRAWS}.")
-        return Selection(f"resample({draws})", "facts", draws)
-    known = ("none", "sdft", "facts", "resample(4)")
-    raise RecipeError(
-        f"selection {text!r} is not one of none, sdft, facts, resample(n).{nearest(name, known)}"
-    )
+    if not (resample := _RESAMPLE.fullmatch(name)):
+        return _parse_rule(name, text)
+    # Bounded before int(): Python refuses to read thousands of digits.
+    draws = int(resample[1]) if len(resample[1]) <= 4 else MOST_DRAWS + 1
+    if not 1 <= draws <= MOST_DRAWS:
+        raise RecipeError(f"selection {text!r}: n must lie between 1 and {MOST_DRAWS}.")
+    rule = _parse_rule(resample[2] or "facts", text)
+    name = f"resample({draws}, {rule.name})" if resample[2] else f"resample({draws})"
+    return Selection(name, rule.rule, draws, rule.tests, rule.entailed, rule.classifier)
 
 
 def passes(selection: Selection, example: Example, draft: Draft) -> tuple[str, ...]:
     """Why the draft may not be trained on; nothing when it may.
 
-    An empty rewrite passes nowhere, not even `none`: there would be no token to train on.
+    An empty rewrite passes nowhere, not even `none`: there would be no token to train on. What
+    takes time, a sandbox or a classifier, is only asked about a draft that passes all else.
     """
-    if selection.rule == "none":
-        return () if draft.text.strip() else ("empty",)
-    reasons = sdft_reasons(example, draft.text, draft.hit_limit)
-    if selection.rule == "sdft" or reasons == ("empty",):
-        return reasons
-    return (*reasons, *fact_reasons(example, draft.text))
+    return _cheap_reasons(selection.rule, example, draft) or _costly_reasons(
+        selection, example, draft
+    )
 
 
 def select(selection: Selection, example: Example, drafts: Sequence[Draft]) -> Choice:
@@ -85,3 +102,64 @@ def select(selection: Selection, example: Example, drafts: Sequence[Draft]) -> C
             return Choice(draft.text, kept=True, draw=draw, reasons=())
         reasons |= dict.fromkeys(refused)
     return Choice(example.response, kept=False, draw=None, reasons=tuple(reasons))
+
+
+def _parse_rule(rule: str, text: str) -> Selection:
+    found = _RULE.fullmatch(rule)
+    if not found:
+        known = ("none", "sdft", "facts", "task", "task+tests", "resample(4)", "resample(4, task)")
+        raise RecipeError(
+            f"selection {text!r} is not one of none, sdft, facts, task, resample(n), "
+            "resample(n, rule), with +tests behind task and +nli(0.5, FOLDER) behind any."
+            f"{nearest(rule, known)}"
+        )
+    name, folder, least = found["rule"], found["folder"], 0.0
+    tests = found["tests"] is not None
+    if tests:
+        if name != "task":
+            raise RecipeError(f"selection {text!r}: +tests belongs to task; write task+tests")
+        if (refusal := available()) is not None:
+            raise SandboxError(f"selection {text!r} runs model-written code: {refusal}")
+        name += "+tests"
+    if folder is not None:
+        try:
+            least = float(found["least"])
+        except ValueError:
+            least = -1.0
+        if not 0 < least < 1:
+            raise RecipeError(f"selection {text!r}: nli's probability must lie between 0 and 1")
+        entailment_class(Path(folder).expanduser())
+        name += f"+nli({least:g}, {folder})"
+    classifier = Path(folder).expanduser() if folder is not None else None
+    return Selection(name, cast(Rule, found["rule"]), 1, tests, least, classifier)
+
+
+def _cheap_reasons(rule: Rule, example: Example, draft: Draft) -> tuple[str, ...]:
+    original, rewrite = example.response, draft.text
+    if rule == "none":
+        return () if rewrite.strip() else ("empty",)
+    reasons = surface_reasons(original, rewrite, draft.hit_limit)
+    if reasons == ("empty",):
+        return reasons
+    if rule == "task":
+        behaviour = behaviour_reasons(original, rewrite)
+        answer = task_reasons(original, rewrite, prompt_text(example))
+        return tuple(dict.fromkeys((*reasons, *behaviour, *answer)))
+    reasons = (*reasons, *lost_answer(original, rewrite))
+    return reasons if rule == "sdft" else (*reasons, *fact_reasons(example, rewrite))
+
+
+# `rewrite` asks about a draft when it comes, and again when it selects among an example's drafts.
+@lru_cache(maxsize=1 << 17)
+def _costly_reasons(selection: Selection, example: Example, draft: Draft) -> tuple[str, ...]:
+    prompt, original = prompt_text(example), example.response
+    failed = failed_tests(example, draft.text) if selection.tests else ()
+    if failed or selection.classifier is None or draft.text == original:
+        return failed
+    if selection.rule == "task" and form_of(original, prompt) != "prose":
+        return ()  # a call or a label entails nothing
+    entailment = load_classifier(selection.classifier).entailment
+    # The question belongs to both sides: a short answer says little without it.
+    lost = entailment(f"{prompt}\n{draft.text}", original) < selection.entailed
+    invented = entailment(f"{prompt}\n{original}", draft.text) < selection.entailed
+    return (*(("lost-meaning",) if lost else ()), *(("invented-meaning",) if invented else ()))

@@ -116,6 +116,7 @@ class Worn:
         sums = torch.zeros(len(rows), dtype=torch.float64)
         longest = max(map(len, rows), default=0)
         share = max(1, self.batch // 4 // len(rows))
+        rows = [sorted(own, key=lambda r: len(r.ids)) for own in rows]
         for first in range(0, longest, share):
             block = make_block(
                 [own[first : first + share] for own in rows],

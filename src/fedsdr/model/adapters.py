@@ -9,69 +9,27 @@ by allow-list, shapes checked.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsdr.errors import AdapterError
-from fedsdr.model.lora import Fold, StackedLora
+from fedsdr.model.adapter_config import CONFIG, AdapterConfig, read_config
+from fedsdr.model.lora import BranchSpec, Fold, Layout, StackedLora
 from fedsdr.types import FOLD
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+BASE_DIGEST = "fedsdr_base_digest"  # in the weights' metadata: which base the adapter is of
+REAL = ("F64", "F32", "F16", "BF16")
+LARGEST_HEADER = 16 << 20  # bytes; that of a 70B model's adapter is a few hundred kilobytes
 _PREFIX = "base_model.model."
-# Keys that change what an adapter computes, and their harmless values.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    # The other ways to begin (pissa, olora, loftq …) alter the base's own weights.
-    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", None),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
-    "modules_to_save": (None, []),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "layers_to_transform": (None, []),
-    "layer_replication": (None, []),
-    "trainable_token_indices": (None, []),
-    "target_parameters": (None, []),
-    "lora_bias": (False, None),
-    "exclude_modules": (None, []),
-    "use_qalora": (False, None),
-    "alora_invocation_tokens": (None, []),
-}
-_KNOWN = {
-    *(
-        "peft_type",
-        "r",
-        "lora_alpha",
-        "target_modules",
-        "task_type",
-        "inference_mode",
-        "base_model_name_or_path",
-        "fan_in_fan_out",
-        "lora_dropout",
-        "revision",
-        "auto_mapping",
-        "peft_version",
-        "layers_pattern",
-        "megatron_config",
-        "megatron_core",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "runtime_config",
-        "qalora_group_size",
-        "arrow_config",
-        "ensure_weight_tying",
-        "lora_ga_config",
-    ),
-    *_NEUTRAL,
-}
 
 
 def save_adapter(
@@ -87,13 +45,13 @@ def save_adapter(
     rank = next(iter(pairs.values()))[0].shape[0]
     tensors = dict[str, Tensor]()
     for layer, (a, b) in pairs.items():
-        tensors[f"{_PREFIX}{layer}.lora_A.weight"] = a.contiguous().cpu()
-        tensors[f"{_PREFIX}{layer}.lora_B.weight"] = b.contiguous().cpu()
+        tensors[_key(f"{layer}.A")] = a.contiguous().cpu()
+        tensors[_key(f"{layer}.B")] = b.contiguous().cpu()
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
-        "base_model_name_or_path": lora.base.path.name,
+        **base_name(lora.base.path),
         "r": rank,
         "lora_alpha": single.alpha if single else rank,
         "lora_dropout": 0.0,
@@ -104,8 +62,31 @@ def save_adapter(
         "use_dora": False,
     }
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, tensors, {BASE_DIGEST: lora.base.digest})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def base_name(path: Path) -> dict[str, str]:
+    """What PEFT calls the base: a folder's own name (not where it lies on this machine), or the
+    hub's name and revision that a snapshot in its cache is of."""
+    hub = path.parent.parent.name
+    if path.parent.name == "snapshots" and hub.startswith("models--"):
+        name = hub.removeprefix("models--").replace("--", "/")
+        return {"base_model_name_or_path": name, "revision": path.name}
+    return {"base_model_name_or_path": path.name}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file, the same bytes for the same content: safetensors itself writes metadata
+    in an order that differs from process to process."""
+    save_file(dict(tensors), path, metadata={"format": "pt", **metadata})
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def merged_pairs(
@@ -154,65 +135,128 @@ def _as_pair(fold: Fold, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def load_adapter(folder: str | Path, lora: StackedLora, branch: str) -> Tensor:
     """A PEFT adapter as one client's flat branch [P]; a different α is folded into B."""
     path = Path(folder).expanduser()
-    config = _config(path)
-    layout = lora.layouts[branch]
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise AdapterError(f"{path / CONFIG}: r and lora_alpha must be numbers")
-    if rank != layout.spec.rank:
+    config, layout = read_config(_adapter_folder(path)), lora.layouts[branch]
+    if config.rank != layout.spec.rank:
         raise AdapterError(
-            f"{path}: the adapter's rank is {rank}, the recipe's {layout.spec.rank}; set "
-            f"lora.{branch}.rank: {rank}"
+            f"{path}: the adapter's rank is {config.rank}, the recipe's {layout.spec.rank}; set "
+            f"lora.{branch}.rank: {config.rank}"
         )
-    try:
-        tensors = load_file(path / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path / WEIGHTS}: not a readable safetensors file: {error}") from error
-    factor = (alpha / rank) / layout.spec.scale
+    _refuse_larger(path / WEIGHTS, 8 * layout.size + LARGEST_HEADER)
+    factor = (config.alpha / config.rank) / layout.spec.scale
     named = dict[str, Tensor]()
-    for piece in layout.pieces:
-        layer, _, half = piece.name.rpartition(".")
-        key = f"{_PREFIX}{layer}.lora_{half}.weight"
-        if key not in tensors:
-            raise AdapterError(
-                f"{path / WEIGHTS}: tensor {key!r} is missing; is it an adapter of this base?"
-            )
-        tensor = tensors.pop(key)
-        if tuple(tensor.shape) != piece.shape:
-            raise AdapterError(
-                f"{path / WEIGHTS}: tensor {key!r} has shape {tuple(tensor.shape)}, this base "
-                f"needs {piece.shape}"
-            )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise AdapterError(
-                f"{path / WEIGHTS}: tensor {key!r} holds values that are no finite numbers"
-            )
-        named[piece.name] = tensor.double() * (factor if half == "B" else 1.0)
-    if tensors:
-        raise AdapterError(
-            f"{path / WEIGHTS}: tensor {min(tensors)!r} belongs to no layer that lora.targets "
-            f"adapts"
-        )
+    with _opened(path / WEIGHTS) as file:
+        _refuse_other_base(path, file, lora)
+        _refuse_unless_these(path, file, config, layout)
+        for piece in layout.pieces:
+            key = _key(piece.name)
+            tensor = file.get_tensor(key).double() * (factor if piece.name.endswith(".B") else 1.0)
+            if not bool(torch.isfinite(tensor.float()).all()):  # training is in fp32
+                raise AdapterError(
+                    f"{path / WEIGHTS}: tensor {key!r} holds values that are no finite numbers"
+                )
+            named[piece.name] = tensor
     return layout.flat(named, torch.float64, torch.device("cpu"))
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of an adapter as they are stored, whatever base they fit."""
+    with _opened(_adapter_folder(folder) / WEIGHTS) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def adapter_spec(folder: Path) -> BranchSpec:
+    """The branch that an adapter fits, for those who wear adapters as they come."""
+    config = read_config(_adapter_folder(folder))
+    return BranchSpec(config.rank, config.alpha)
+
+
+def adapter_notes(folder: str | Path, lora: StackedLora) -> tuple[str, ...]:
+    """What to tell about an adapter that does not prove which base it is of: shapes alone cannot
+    tell two models of one size apart."""
+    path = Path(folder).expanduser()
+    config = read_config(_adapter_folder(path))
+    with _opened(path / WEIGHTS) as file:
+        if BASE_DIGEST in (file.metadata() or {}):
+            return ()
+    ours = base_name(lora.base.path)["base_model_name_or_path"]
+    if Path(config.base).name == Path(ours).name:
+        return ()
+    named = f"names the base {shown(config.base)}" if config.base else "names no base"
+    return (f"{path} {named}, this one is {ours!r}: its shapes fit, more cannot be checked",)
+
+
+def _adapter_folder(path: Path) -> Path:
     if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
         raise AdapterError(
             f"{path}: not a PEFT adapter folder ({CONFIG} and {WEIGHTS} are needed; pickled "
             f"weights are never loaded)"
         )
+    return path
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    """The file with its header checked and no tensor read yet."""
     try:
-        config = json.loads((path / CONFIG).read_text())
-    except (ValueError, OSError) as error:
-        raise AdapterError(f"{path / CONFIG}: not valid JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise AdapterError(f"{path / CONFIG}: peft_type must be LORA")
-    for key, value in config.items():
-        if key not in _KNOWN and value is not None:  # null: a feature of a newer PEFT, not used
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"{path}: not a readable safetensors file: {str(error)[:200]}"
+        ) from error
+
+
+def _refuse_larger(path: Path, most: int) -> None:
+    """Before it is mapped into memory."""
+    if (size := path.stat().st_size) > most:
+        raise AdapterError(
+            f"{path}: {size} bytes are more than an adapter of these layers can have ({most})"
+        )
+
+
+def _refuse_other_base(path: Path, file: Any, lora: StackedLora) -> None:
+    digest = (file.metadata() or {}).get(BASE_DIGEST, lora.base.digest)
+    if digest != lora.base.digest:
+        raise AdapterError(
+            f"{path}: an adapter of another base (digest {digest[:12]}, this one is "
+            f"{lora.base.digest[:12]}); set model.path to the model that it was trained on"
+        )
+
+
+def _refuse_unless_these(path: Path, file: Any, config: AdapterConfig, layout: Layout) -> None:
+    """Exactly the tensors of the layers that are adapted here, in their shapes, as real numbers:
+    known from the header, so that a file of any size is refused before it is in memory."""
+    there = set(file.keys())
+    for piece in layout.pieces:
+        layer, key = piece.name.rpartition(".")[0], _key(piece.name)
+        if key not in there:
             raise AdapterError(
-                f"{path / CONFIG}: key {key!r} is not known to be harmless, so it is refused"
+                f"{path / WEIGHTS}: tensor {key!r} is missing; is it an adapter of this base, and "
+                f"of the layers that lora.targets names?"
             )
-        if key in _NEUTRAL and value not in _NEUTRAL[key]:
-            raise AdapterError(f"{path / CONFIG}: {key}: {value!r} is not supported")
-    return config
+        stored = file.get_slice(key)
+        if tuple(stored.get_shape()) != piece.shape:
+            raise AdapterError(
+                f"{path / WEIGHTS}: tensor {key!r} has shape {tuple(stored.get_shape())}, this "
+                f"base needs {piece.shape}"
+            )
+        if stored.get_dtype() not in REAL:
+            raise AdapterError(
+                f"{path / WEIGHTS}: tensor {key!r} is stored as {stored.get_dtype()}; it has to "
+                f"be one of {', '.join(REAL)}"
+            )
+        if not config.names(layer):
+            raise AdapterError(
+                f"{path / CONFIG}: target_modules does not name {layer!r}, of which {WEIGHTS} has "
+                f"tensors"
+            )
+    if strangers := there - {_key(piece.name) for piece in layout.pieces}:
+        raise AdapterError(
+            f"{path / WEIGHTS}: tensor {shown(min(strangers))} belongs to no layer that "
+            f"lora.targets adapts"
+        )
+
+
+def _key(piece: str) -> str:
+    layer, _, half = piece.rpartition(".")
+    return f"{_PREFIX}{layer}.lora_{half}.weight"

@@ -1,34 +1,41 @@
 """The frozen base: any Hugging Face causal LM from a folder, loaded once per process.
 
-Only safetensors weights are read and no code from the folder is ever run. `digest` identifies base
+Only safetensors weights are read; code from the folder runs only for a model that the user trusts
+by name. `digest` identifies base
 and tokenizer together; it travels with every update, so that adapters of different bases never mix.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import importlib.util
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as hf_logging
 
-from fedsdr.errors import DataError, ModelError
+from fedsdr.errors import ModelError
 from fedsdr.model.flat import flat_pass, runs_flat
+from fedsdr.model.head import Head, Outputs, find_head
+from fedsdr.model.source import find_model, needs_code
+from fedsdr.model.speech import DATED, NO_TEMPLATE, find_speech, named_template, own_template
 
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
@@ -41,11 +48,19 @@ DTYPES = {
     "float16": torch.float16,
 }
 
-# For tokenizers that bring none (GPT-2, say): roles on lines of their own.
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}:\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+Quantized = Literal["8bit", "4bit"]
+DECISIVE = (
+    "*.safetensors",
+    "config.json",
+    "token*.json",
+    "chat_template*",
+    "*.model",
+    "vocab.json",
+    "merges.txt",
+    "*.py",
 )
+
+TrainOn = Literal["last", "all"]  # answers of the assistant in a conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,17 @@ class BaseModel:
     path: Path
     template: str
     notes: tuple[str, ...] = ()
+    head: Head | None = None  # None: of a kind that only the model itself knows
+    packing: bool = True
+    train_on: TrainOn = "last"
+    precision: str = "float32"  # dtype, and how the base is quantised
+    checkpointing: bool = False
+    saving: Callable[[], AbstractContextManager[None]] = nullcontext  # activations, in training
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows stand one behind the other, without padding."""
+        return self.packing and runs_flat(self.net)
 
     @property
     def pad(self) -> int:
@@ -68,27 +94,23 @@ class BaseModel:
         return cast(int, self.tokenizer.eos_token_id)
 
     def chat(self, messages: Sequence[dict[str, str]], opened: bool) -> str:
-        """The conversation as text, by the chat template (run by transformers in a Jinja
-        sandbox)."""
-        try:
-            return cast(
-                str,
-                self.tokenizer.apply_chat_template(
-                    list(messages),
-                    chat_template=self.template,
-                    tokenize=False,
-                    add_generation_prompt=opened,
-                ),
-            )
-        except TemplateError:
-            # Its own message could quote the record.
-            raise DataError(
-                "the chat template refuses the conversation (its system line, say, or the order "
-                "of its turns); set model.chat_template: plain"
-            ) from None
+        """The conversation as text for `encode`, by the chat template."""
+        return find_speech(self.tokenizer, self.template).chat(messages, opened)
 
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def encode(self, text: str, continued: bool = False) -> list[int]:
+        """Text as tokens; `continued`: other text stands before it."""
+        return find_speech(self.tokenizer, self.template).encode(text, continued)
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """The tokens that end an answer: eos, what the template ends a turn with, and what the
+        model's own configuration names (if it is such a token: some name another tokenizer's)."""
+        named = set[int]()
+        for settings in (self.net.config, getattr(self.net, "generation_config", None)):
+            ids: Any = getattr(settings, "eos_token_id", None)
+            named |= set(cast("list[int]", ids)) if isinstance(ids, list) else {cast(int, ids)}
+        own = named & set(self.tokenizer.added_tokens_decoder)
+        return find_speech(self.tokenizer, self.template).ends | own | {self.eos}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,19 +126,27 @@ class BaseModel:
 
     def predictions(
         self, ids: Tensor, lengths: Tensor, chosen: Tensor, hidden: bool = False
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """[n, V]: the logits that predict the tokens `ids[:, 1:][chosen]` of right-padded rows; and
-        where asked for, every layer's states at the same places, [n, d] each."""
-        if runs_flat(self.net):
-            return flat_pass(self.net, ids, lengths, chosen, hidden)
-        columns = torch.nonzero(chosen.any(dim=0))[:, 0]
-        if not hidden:
-            return self.logits(ids, keep=columns)[chosen[:, columns]], ()
-        out = self.net(
-            input_ids=ids, use_cache=False, logits_to_keep=columns, output_hidden_states=True
-        )
-        states = tuple(h[:, :-1][chosen] for h in out.hidden_states[1:])
-        return out.logits[chosen[:, columns]], states
+    ) -> tuple[Outputs, tuple[Tensor, ...]]:
+        """What predicts the tokens `ids[:, 1:][chosen]` of right-padded rows, n of them; and where
+        asked for, every layer's states at the same places, [n, d] each."""
+        with self.saving():
+            if self.packs:
+                return flat_pass(self.net, self.head, ids, lengths, chosen, hidden)
+            return self._padded(ids, chosen, hidden)
+
+    def _padded(
+        self, ids: Tensor, chosen: Tensor, hidden: bool
+    ) -> tuple[Outputs, tuple[Tensor, ...]]:
+        asked = {"input_ids": ids, "use_cache": False, "output_hidden_states": hidden}
+        if self.head is None:
+            columns = torch.nonzero(chosen.any(dim=0))[:, 0]
+            out: Any = self.net(**asked, logits_to_keep=columns)
+            found = Outputs(None, None, out.logits[chosen[:, columns]])
+        else:
+            out = self.net.base_model(**asked)
+            found = Outputs(out.last_hidden_state[:, :-1][chosen], self.head)
+        states = tuple(h[:, :-1][chosen] for h in out.hidden_states[1:]) if hidden else ()
+        return found, states
 
     @torch.no_grad()
     def last_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -144,66 +174,140 @@ class BaseModel:
         return out.logits[:, -1], out.past_key_values
 
 
-def load_base(path: str | Path, dtype: str = "float32", device: str = "cpu") -> BaseModel:
-    """Load a model folder, frozen and in evaluation mode."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ModelError(
-            f"model folder {str(folder)!r} does not exist; set model.path in the recipe"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json, so this is not a Hugging Face model folder")
-    if not list(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder}: no *.safetensors weights; pickled weights (.bin, .pt) are never loaded, "
-            "convert them with `save_pretrained(..., safe_serialization=True)`"
-        )
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(
-            f"device {device!r} asked for, but no GPU is visible; set model.device: cpu"
-        )
+def load_base(
+    path: str | Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+    quantize: Quantized | None = None,
+    trusted: bool = False,
+) -> BaseModel:
+    """Load a model (a folder, or a hub's owner/name), frozen and in evaluation mode. `trusted` runs
+    the Python code that comes with it, which can do anything."""
+    _check_device(dtype, device, quantize)
+    folder = find_model(str(path), revision, trusted)
+    common: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
+    placed: dict[str, Any] = {}
+    if quantize is not None:
+        placed = {"quantization_config": _quantized(quantize, dtype), "device_map": {"": device}}
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            output_loading_info=True,
-            config=config,
-            dtype=DTYPES[dtype],
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        net, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, use_fast=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, *DAMAGE) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{folder}: cannot be loaded: {told[:300]}") from error
+        with reading(folder, path, trusted):
+            _check_weights(folder)
+            config = AutoConfig.from_pretrained(folder, **common)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                output_loading_info=True,
+                config=config,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                **placed,
+                **common,
+            )
+            net, report = loaded
+            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **common)
+            if quantize is None:
+                net = net.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{folder}: does not fit on {device} in {dtype}; try model.dtype: bfloat16, or "
+            "model.quantize: 4bit"
+        ) from error
     if missing := sorted(report["missing_keys"]):
         # transformers would fill them with random numbers and only log it.
         raise ModelError(
             f"{folder}: {len(missing)} tensors of its config.json are not in its weights, "
             f"such as {missing[0]!r}"
         )
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{folder}: the tokenizer has no end-of-text token (eos_token)")
-    if len(tokenizer) > net.get_input_embeddings().weight.shape[0]:
-        raise ModelError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only "
-            f"{net.get_input_embeddings().weight.shape[0]}"
-        )
+    check_tokenizer(folder, tokenizer, net)
     net.requires_grad_(False).eval()
+    if quantize is not None:
+        _keep_gradients(net)
     if dtype == "float64":
         keep_norms_wide(net)
-    notes: tuple[str, ...] = ()
-    template = tokenizer.chat_template
-    if not isinstance(template, str):
-        template = PLAIN_TEMPLATE
-        notes = ("the tokenizer has no chat template: fedsdr's plain one is used",)
-    return BaseModel(net.to(device), tokenizer, folder_digest(folder), folder, template, notes)
+    template, notes = own_template(tokenizer)
+    digest, precision = folder_digest(folder), "+".join(filter(None, (dtype, quantize)))
+    head = find_head(net)
+    return BaseModel(net, tokenizer, digest, folder, template, notes, head, precision=precision)
+
+
+@contextmanager
+def reading(folder: Path, path: str | Path, trusted: bool) -> Generator[None]:
+    """What is wrong with a model folder, in a sentence that names it."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json, so this is not a Hugging Face model folder")
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, *DAMAGE) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        if needs_code(folder) and not trusted:
+            told = (
+                "it comes with Python code of its own, which can do anything on this machine; if "
+                f"you trust it, say so by name: fedsdr --trust-remote-code {path} ..."
+            )
+        raise ModelError(f"{folder}: cannot be loaded: {told[:300]}") from error
+
+
+def _check_weights(folder: Path) -> None:
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder}: no *.safetensors weights; pickled weights (.bin, .pt) are never loaded, "
+            "convert them with `save_pretrained(..., safe_serialization=True)`"
+        )
+
+
+def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, net: PreTrainedModel) -> None:
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{folder}: the tokenizer has no end-of-text token (eos_token)")
+    rows = net.get_input_embeddings().get_parameter("weight").shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only "
+            f"{rows}"
+        )
+
+
+def _check_device(dtype: str, device: str, quantize: Quantized | None) -> None:
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ModelError(
+                f"device {device!r} asked for, but no GPU is visible; set model.device: cpu"
+            )
+        if (number := torch.device(device).index or 0) >= torch.cuda.device_count():
+            raise ModelError(
+                f"model.device: there is no GPU {number}, only {torch.cuda.device_count()}"
+            )
+        if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ModelError(
+                "model.dtype: this GPU does not compute in bfloat16; take float16 or float32"
+            )
+    if quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantize: {quantize} needs bitsandbytes: pip install 'fedsdr[quantized]'"
+        )
+
+
+def _keep_gradients(net: nn.Module) -> None:
+    """On a CPU, bitsandbytes repacks a 4-bit layer that is not in training for a kernel that
+    gradients cannot pass; these layers have nothing else that depends on it."""
+    for module in net.modules():
+        if type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
+            module.training = True
+
+
+def _quantized(quantize: Quantized, dtype: str) -> BitsAndBytesConfig:
+    """QLoRA's settings (Dettmers et al. 2023): NF4, with its constants quantised too."""
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[dtype],
+    )
 
 
 def keep_norms_wide(net: nn.Module) -> None:
@@ -220,25 +324,23 @@ def _wide_norm(self: Any, x: Tensor) -> Tensor:
     )
 
 
-def with_template(base: BaseModel, choice: str) -> BaseModel:
-    """`auto` keeps the tokenizer's own chat template; `plain` takes fedsdr's."""
-    return replace(base, template=PLAIN_TEMPLATE) if choice == "plain" else base
+def with_template(base: BaseModel, choice: str, train_on: TrainOn = "last") -> BaseModel:
+    """`auto` keeps the tokenizer's own chat template; any other choice names one."""
+    base = replace(base, train_on=train_on)
+    if choice == "auto":
+        return base
+    notes = tuple(note for note in base.notes if note not in (NO_TEMPLATE, DATED))
+    return replace(base, template=named_template(base.tokenizer, choice), notes=notes)
 
 
 def folder_digest(folder: Path) -> str:
     """sha256 over the files that decide what the model computes."""
     sha = hashlib.sha256()
-    names = sorted(
-        [
-            *folder.glob("*.safetensors"),
-            folder / "config.json",
-            *folder.glob("token*.json"),
-            *folder.glob("chat_template*"),
-        ]
-    )
+    names = sorted(path for pattern in DECISIVE for path in folder.glob(pattern))
     for name in names:
         sha.update(name.name.encode() + b"\0")
-        sha.update(hashlib.sha256(name.read_bytes()).digest())
+        with name.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
     return sha.hexdigest()
 
 
@@ -247,3 +349,18 @@ def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
     from transformers.pytorch_utils import Conv1D
 
     return {n: m for n, m in net.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Those of a quantised layer lie packed, several in one number: there its widths count."""
+    layers = linear_layers(net).values()
+    widths = {id(m.get_parameter("weight")): math.prod(in_out(m)) for m in layers}
+    return sum(widths.get(id(p), p.numel()) for p in net.parameters())
+
+
+def in_out(layer: nn.Module) -> tuple[int, int]:
+    """A linear layer's widths."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    width_in, width_out = layer.get_parameter("weight").shape  # Conv1D keeps its weight transposed
+    return width_in, width_out

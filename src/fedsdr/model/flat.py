@@ -1,20 +1,21 @@
-"""Rows of different lengths without padding, on the CPU, where every padded position costs its full
-share.
+"""Packing: rows of different lengths one behind the other, without padding.
 
 Clients' rows differ most in length where federation is hardest: padded to the longest, half of a
-block can be padding. Here all rows stand one behind the other as one sequence [1, N]; positions
-restart with every row, the linear layers see no padding, and only attention is computed on padded
-rows. The architectures are listed by name, because others bend attention in ways (windows, caps,
-sinks) that this would silently drop; a test compares each with its own padded logits.
+block can be padding. Here all rows stand in one sequence [1, N]; positions restart with every row,
+the linear layers see no padding, and attention is block-diagonal: each row attends to itself only
+(computed on padded rows, with the model's own window and cap). The architectures are listed by
+name, because others bend attention in ways that this would silently drop; a test compares each
+listed one with its own logits row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+from fedsdr.model.head import Head, Outputs
+
+ARCHITECTURES = (
+    "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3",
+    "gpt_neox", "gpt2", "opt", "olmo2", "granite", "smollm3",
+)  # fmt: skip
 NAME = "fedsdr_flat"
 
 
@@ -42,9 +48,15 @@ class Rows:
         equally many rows, client by client."""
         if (clients, rank) not in self.masks:
             owner = self.slots // self.width // (len(self.lengths) // clients)
-            column = torch.arange(clients).repeat_interleave(rank)
+            column = torch.arange(clients, device=owner.device).repeat_interleave(rank)
             self.masks[clients, rank] = (owner[:, None] == column).to(dtype)
         return self.masks[clients, rank]
+
+    def seen(self, window: int | None) -> Tensor:
+        """[width, width]: which positions each position of a row attends to."""
+        at = torch.arange(self.width, device=self.slots.device)
+        behind = at[:, None] - at
+        return (behind >= 0) & (behind < (window or self.width))
 
 
 _CURRENT: ContextVar[Rows | None] = ContextVar("rows", default=None)
@@ -56,17 +68,21 @@ def current_rows() -> Rows | None:
 
 
 def runs_flat(net: PreTrainedModel) -> bool:
-    config: Any = net.config
-    window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return net.device.type == "cpu" and config.model_type in ARCHITECTURES and not window
+    """Whether this architecture packs."""
+    return net.config.model_type in ARCHITECTURES
 
 
 def flat_pass(
-    net: PreTrainedModel, ids: Tensor, lengths: Tensor, chosen: Tensor, hidden: bool = False
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """[n, V]: the logits that predict `ids[:, 1:][chosen]`, for right-padded rows of these lengths;
-    and where asked for, every layer's states at the same places, [n, d] each."""
-    columns = torch.arange(ids.shape[1])
+    net: PreTrainedModel,
+    head: Head | None,
+    ids: Tensor,
+    lengths: Tensor,
+    chosen: Tensor,
+    hidden: bool = False,
+) -> tuple[Outputs, tuple[Tensor, ...]]:
+    """What predicts `ids[:, 1:][chosen]`, for right-padded rows of these lengths; and where asked
+    for, every layer's states at the same places, [n, d] each."""
+    columns = torch.arange(ids.shape[1], device=ids.device)
     real = columns < lengths[:, None]
     slots = torch.nonzero(real.view(-1))[:, 0]
     positions = columns.expand(ids.shape)[real]
@@ -74,15 +90,26 @@ def flat_pass(
     starts = lengths.cumsum(0) - lengths
     keep = (starts[:, None] + columns[:-1])[chosen]
     with _running(net, rows):
-        out = net(
-            input_ids=ids[real][None],
-            position_ids=rows.positions[None],
-            use_cache=False,
-            logits_to_keep=keep,
-            output_hidden_states=hidden,
-        )
+        asked = {
+            "input_ids": ids[real][None],
+            "position_ids": rows.positions[None],
+            "use_cache": False,
+            "output_hidden_states": hidden,
+        }
+        if head is None:
+            out: Any = net(**asked, logits_to_keep=keep)
+            found = Outputs(None, None, out.logits[0])
+        else:
+            out = net.base_model(**asked)
+            found = Outputs(out.last_hidden_state[0, keep], head)
     states = tuple(h[0, keep] for h in out.hidden_states[1:]) if hidden else ()
-    return out.logits[0], states
+    return found, states
+
+
+def as_packed(net: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Later on, the same rows as those packed now, or none."""
+    rows = current_rows()
+    return nullcontext if rows is None else partial(_running, cast(PreTrainedModel, net), rows)
 
 
 @contextmanager
@@ -104,6 +131,8 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each row: pad, attend, take the padding out again."""
@@ -115,15 +144,34 @@ def _attend(
         wide = wide.index_copy(0, rows.slots, x[0].transpose(0, 1))
         return wide.view(len(rows.lengths), rows.width, x.shape[1], x.shape[3]).transpose(1, 2)
 
-    out = F.scaled_dot_product_attention(
-        padded(query),
-        padded(key),
-        padded(value),
-        is_causal=True,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    q, k, v = padded(query), padded(key), padded(value)
+    near = sliding_window is None or sliding_window >= rows.width
+    if softcap is not None:
+        out = _capped(q, k, v, rows.seen(sliding_window), scaling, softcap)
+    else:
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if near else rows.seen(sliding_window),
+            is_causal=near,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
     return out.transpose(1, 2).flatten(0, 1)[rows.slots][None], None
+
+
+def _capped(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float | None, cap: float
+) -> Tensor:
+    """Attention with Gemma 2's soft cap on its scores, which no fused kernel of torch's has."""
+    share = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = torch.tanh(scores / cap) * cap
+    scores = scores.masked_fill(~seen, float("-inf"))
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=wide).to(v.dtype) @ v
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)

@@ -14,7 +14,6 @@ a slice.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedsdr.errors import ModelError, nearest
-from fedsdr.model.base import BaseModel, linear_layers
+from fedsdr.errors import ModelError
+from fedsdr.model.base import BaseModel, in_out, linear_layers
 from fedsdr.model.flat import Rows, current_rows
 from fedsdr.model.injection import Injected
+from fedsdr.model.targets import choose_layers
 from fedsdr.tensors import generator
 from fedsdr.types import FOLD
 
@@ -86,50 +86,59 @@ class Layout:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Attire:
+    """What a layer wears: a pair (A, B·scale), P, and what disturbs the pair."""
+
+    worn: tuple[Tensor, Tensor] | None = None
+    fold: Fold | None = None
+    injected: Injected | None = None
+
+
+PLAIN = Attire()
+
+
 class StackedLinear(nn.Module):
-    """A frozen linear layer plus whatever pair (A, B·scale) is worn."""
+    """A frozen linear layer plus whatever it wears."""
 
     def __init__(self, base: nn.Module, name: str) -> None:
         super().__init__()
         self.base, self.name = base, name
-        self.worn: tuple[Tensor, Tensor] | None = None
-        self.fold: Fold | None = None
-        self.injected: Injected | None = None
+        self.attire = PLAIN
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)
-        if self.fold is not None:
-            out = out + _folded(x, self.fold).to(out.dtype)
-        if self.worn is None:
+        if self.attire.fold is not None:
+            out = out + _folded(x, self.attire.fold).to(out.dtype)
+        if self.attire.worn is None:
             return out
-        a, b = self.worn
+        (a, b), injected = self.attire.worn, self.attire.injected
         if (flat := current_rows()) is not None:
-            return self._flat(x[0], out[0], flat)[None]
+            tokens, made = x.flatten(0, -2), out.flatten(0, -2)
+            return self._flat(tokens, made, a, b, flat).view(out.shape)
         rows = x.reshape(a.shape[0], -1, x.shape[-1]).to(a.dtype)
         stacked = out.reshape(a.shape[0], -1, out.shape[-1])
         hidden = torch.bmm(rows, a.transpose(1, 2))
-        if self.injected is not None:
-            change = torch.bmm(self.injected.latent(self.name, hidden), b.transpose(1, 2))
-            change = self.injected.output(self.name, change)
+        if injected is not None:
+            change = torch.bmm(injected.latent(self.name, hidden), b.transpose(1, 2))
+            change = injected.output(self.name, change)
             return (stacked + change.to(out.dtype)).view(out.shape)
         if stacked.dtype == a.dtype:
             return torch.baddbmm(stacked, hidden, b.transpose(1, 2)).view(out.shape)
         return (stacked + torch.bmm(hidden, b.transpose(1, 2)).to(out.dtype)).view(out.shape)
 
-    def _flat(self, x: Tensor, out: Tensor, rows: Rows) -> Tensor:
+    def _flat(self, x: Tensor, out: Tensor, a: Tensor, b: Tensor, rows: Rows) -> Tensor:
         """The same for tokens [N, in] that stand client by client, as two products over all
         clients' ranks side by side, of which a mask leaves each token its own client's: a few large
         products are faster than many small ones."""
-        assert self.worn is not None
-        a, b = self.worn
         clients, rank = a.shape[:2]
         hidden = x.to(a.dtype) @ a.flatten(0, 1).T
         if clients > 1:
             hidden = hidden * rows.own_columns(clients, rank, a.dtype)
         wide = b.transpose(1, 2).flatten(0, 1)
-        if self.injected is not None:
-            change = self.injected.latent(self.name, hidden) @ wide
-            return out + self.injected.output(self.name, change).to(out.dtype)
+        if (injected := self.attire.injected) is not None:
+            change = injected.latent(self.name, hidden) @ wide
+            return out + injected.output(self.name, change).to(out.dtype)
         if out.dtype == a.dtype:
             return torch.addmm(out, hidden, wide)
         return out + (hidden @ wide).to(out.dtype)
@@ -147,21 +156,16 @@ class StackedLora:
             )
         found = linear_layers(base.net)
         head = base.net.get_output_embeddings()
-        names = [n for n, m in found.items() if m is not head and _matches(targets, n)]
-        if not names:
-            tails = sorted({n.rsplit(".", 1)[-1] for n, m in found.items() if m is not head})
-            raise ModelError(
-                f"lora.targets {targets!r} matches no linear layer of this model; its layers are "
-                f"called "
-                f"{', '.join(tails)}.{nearest(targets, tails)}"
-            )
+        names = choose_layers(
+            targets, [n for n, m in found.items() if m is not head], base.net.config.model_type
+        )
         self.layers: dict[str, StackedLinear] = {}
         self.shapes: dict[str, tuple[int, int]] = {}
         for name in names:
             parent, _, child = name.rpartition(".")
             owner = base.net.get_submodule(parent)
             layer = getattr(owner, child)
-            self.shapes[name] = _in_out(layer)
+            self.shapes[name] = in_out(layer)
             self.layers[name] = StackedLinear(layer, name)
             setattr(owner, child, self.layers[name])
         self.layouts = {branch: self._layout(spec) for branch, spec in specs.items()}
@@ -213,17 +217,20 @@ class StackedLora:
         }
         try:
             for name, layer in self.layers.items():
-                layer.injected = injected
-                layer.fold = self.folds.get(name) if FOLD in counts else None
-                if worn:
-                    layer.worn = (
+                pair = (
+                    (
                         _cat([views[b][name + ".A"] for b in worn], dim=1),
                         _cat([views[b][name + ".B"] * scales[b] for b in worn], dim=2),
                     )
+                    if worn
+                    else None
+                )
+                fold = self.folds.get(name) if FOLD in counts else None
+                layer.attire = Attire(pair, fold, injected)
             yield
         finally:
             for layer in self.layers.values():
-                layer.worn = layer.fold = layer.injected = None
+                layer.attire = PLAIN
 
     @contextmanager
     def folded(self, named: Mapping[str, Tensor]) -> Generator[None]:
@@ -259,24 +266,6 @@ def _folded(x: Tensor, fold: Fold) -> Tensor:
         return x.to(fold.dtype) @ fold.T
     a, b = fold
     return (x.to(a.dtype) @ a.T) @ b.T
-
-
-def _matches(targets: str, name: str) -> bool:
-    """`all-linear`, or a regular expression that a part of the dotted name must match in full."""
-    if targets == "all-linear":
-        return True
-    try:
-        pattern = re.compile(targets)
-    except re.error as error:
-        raise ModelError(f"lora.targets {targets!r} is no regular expression: {error}") from error
-    return bool(pattern.fullmatch(name) or pattern.fullmatch(name.rsplit(".", 1)[-1]))
-
-
-def _in_out(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    width_in, width_out = layer.get_parameter("weight").shape  # Conv1D keeps its weight transposed
-    return width_in, width_out
 
 
 def _scale(scale: float, factor: Tensor | None) -> Tensor | float:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fedsdr.model.head import Outputs
 from fedsdr.model.injection import Injection
 
 Through = Literal["now", "start", "base"]
@@ -21,17 +20,21 @@ class Predicted:
     """What one forward pass says of n tokens, client by client: those of the response that are
     trained, or those of the input."""
 
-    logits: Tensor  # [n, V], what predicts each token
+    outputs: Outputs  # what predicts each token
     targets: Tensor  # [n]
     weights: Tensor  # [n], 1 for a token of the input
     owner: Tensor  # [n], the client's number in the stack
     where: Where = "response"
     hidden: tuple[Tensor, ...] = ()  # per layer [n, d], where asked for
 
+    @property
+    def logits(self) -> Tensor:
+        """[n, V]; made where an objective asks for them, as the loss alone does not."""
+        return self.outputs.logits()
+
     def nll(self) -> Tensor:
         """[n]: −log p(token)."""
-        wide = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
-        return F.cross_entropy(wide, self.targets, reduction="none")
+        return self.outputs.nll(self.targets)
 
 
 class Local(Protocol):

@@ -7,16 +7,18 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from fedsdr.assembly import Experiment
-from fedsdr.cohort.in_process import rewritten_views
+from fedsdr.cohort.in_process import rewritten_views, smaller_work
 from fedsdr.data.render import Rendered, render_prompt
 from fedsdr.distill import prompts
 from fedsdr.distill.generate import Sampling, generate
 from fedsdr.distill.selection import parse_selection
-from fedsdr.model.base import BaseModel, linear_layers
+from fedsdr.model.base import BaseModel, in_out, linear_layers
+from fedsdr.model.head import PIECE
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Stage
 from fedsdr.plan.problems import trained_parts, whole
@@ -26,8 +28,12 @@ from fedsdr.train import StageJob, train_stage
 
 Rows = Mapping[str, Sequence[Rendered]]  # who trains -> its rows
 OutOfMemory = torch.OutOfMemoryError
+LARGEST_STACK, ROOM = (
+    16,
+    0.8,
+)  # clients side by side by `auto`; of the free memory, what it counts on
 TRIAL_STEPS, TRIAL_ROWS, TRIAL_TOKENS = 2, 32, 9
-ACTIVATIONS = 1.5  # numbers that autograd keeps per number at either end of a linear layer
+ACTIVATIONS = 1.75  # numbers that autograd keeps per number at either end of a linear layer
 
 
 def stage_steps(stage: Stage, rows: Sequence[Rendered], local: LocalSettings) -> int:
@@ -54,12 +60,12 @@ def count_rewriting(experiment: Experiment, asked: Sequence[Sequence[str]]) -> R
     return RewritingWork(sum(examples.values()), draws, passes * draws)
 
 
-def estimate_memory(experiment: Experiment, local: LocalSettings, rows: Rows) -> Memory:
+def estimate_memory(experiment: Experiment, rows: Rows) -> Memory:
     """Training holds six copies of every branch (as the round and as the stage began, both anchors,
     as trained, as finished), four more of a trained one (gradient and its sum, AdamW's moments)."""
-    base, layouts = experiment.base, experiment.lora.layouts
+    base, layouts, local = experiment.base, experiment.lora.layouts, experiment.local
     own = sum(t.nbytes for t in (*base.net.parameters(), *base.net.buffers()))
-    k = min(experiment.recipe.run.stack, len(rows))
+    k = min(experiment.stack, len(rows))
     trained = [whole(trained_parts([stage])) for stage in experiment.algorithm.stages]
     numbers = 6 * sum(layout.size for layout in layouts.values())
     numbers += 4 * max((sum(layouts[b].size for b in t & set(layouts)) for t in trained), default=0)
@@ -67,6 +73,38 @@ def estimate_memory(experiment: Experiment, local: LocalSettings, rows: Rows) ->
         own += sum(i * o for i, o in experiment.lora.shapes.values()) * max(4, base.dtype.itemsize)
     activations = _activations(base, k * (local.micro_batch or local.batch), rows)
     return Memory(own, k * numbers * experiment.branches.dtype.itemsize, activations)
+
+
+def fit(experiment: Experiment, rows: Rows) -> None:
+    """Choose K by the memory that is free now that the base is loaded."""
+    fit_into(experiment, rows, memory_free(experiment))
+
+
+def fit_into(experiment: Experiment, rows: Rows, free: int | None) -> None:
+    """Choose K, and the micro-batch where K = 1 does not fit either, by so many bytes beside the
+    base."""
+    k, micro = min(LARGEST_STACK, len(rows)), experiment.local.micro_batch or experiment.local.batch
+    while True:
+        experiment.stack = k
+        experiment.local = replace(experiment.local, micro_batch=micro)
+        need = estimate_memory(experiment, rows)
+        smaller = smaller_work(k, micro)
+        if free is None or need.branches + need.activations <= ROOM * free or smaller is None:
+            return
+        k, micro = smaller
+
+
+def memory_free(experiment: Experiment) -> int | None:
+    """Bytes that can still be had, where that can be known."""
+    device = experiment.base.net.device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return memory_there(experiment)
+    found = dict(line.split(":") for line in lines)
+    return int(found["MemAvailable"].split()[0]) * 1024
 
 
 def memory_there(experiment: Experiment) -> int | None:
@@ -81,19 +119,18 @@ def memory_there(experiment: Experiment) -> int | None:
 
 def estimate_duration(
     experiment: Experiment,
-    local: LocalSettings,
     rows: Rows,
     totals: Sequence[int],
     work: RewritingWork,
 ) -> tuple[Duration | None, list[str]]:
     """`totals`: client steps per stage, over all rounds. And problems that only trying shows."""
-    step, finite = _try_steps(experiment, local, rows)
+    step, finite = _try_steps(experiment, rows)
     if not finite:
         return None, [
             f"the loss of a trial step is no finite number in {experiment.recipe.model.dtype}; set "
             "model.dtype: float32, or lower training.lr"
         ]
-    k = min(experiment.recipe.run.stack, len(rows))
+    k = min(experiment.stack, len(rows))
     training = sum(seconds / k * count for seconds, count in zip(step, totals, strict=True))
     return Duration(step, training, _try_rewriting(experiment, rows, work)), []
 
@@ -104,20 +141,24 @@ def _activations(base: BaseModel, many: int, rows: Rows) -> int:
     every = [row for own in rows.values() for row in own]
     longest = max((len(row.ids) for row in every), default=0)
     trained = max((row.trained for row in every), default=0)
-    ends = sum(sum(m.get_parameter("weight").shape) for m in linear_layers(base.net).values())
-    vocabulary = base.net.get_input_embeddings().get_parameter("weight").shape[0]
-    layers = ACTIVATIONS * many * longest * ends * base.dtype.itemsize
-    return round(layers + many * trained * vocabulary * 3 * max(4, base.dtype.itemsize))
+    head = base.net.get_output_embeddings()
+    ends = sum(sum(in_out(m)) for m in linear_layers(base.net).values() if m is not head)
+    if base.checkpointing:  # one layer at a time, and what enters each
+        config = base.net.config
+        ends = ends // config.num_hidden_layers + config.num_hidden_layers * config.hidden_size
+    wide = max(4, base.dtype.itemsize)
+    logits = many * trained * base.net.get_input_embeddings().get_parameter("weight").shape[0]
+    if base.head is not None:
+        logits = min(logits, PIECE)
+    return round(ACTIVATIONS * many * longest * ends * base.dtype.itemsize + logits * 3 * wide)
 
 
-def _try_steps(
-    experiment: Experiment, local: LocalSettings, rows: Rows
-) -> tuple[tuple[float, ...], bool]:
+def _try_steps(experiment: Experiment, rows: Rows) -> tuple[tuple[float, ...], bool]:
     """Seconds per optimiser step of every stage, on throw-away branches of the K clients with the
     widest rows; and whether all losses were finite."""
     recipe, branches = experiment.recipe, experiment.branches
     widest = sorted(rows, key=lambda c: -sum(len(row.ids) for row in rows[c]) / len(rows[c]))
-    group = widest[: recipe.run.stack]
+    group = widest[: experiment.stack]
     flats, start = branches.begin([branches.first()] * len(group), [{} for _ in group])
     found, losses = list[float](), list[float]()
     for stage in experiment.algorithm.stages:
@@ -126,7 +167,7 @@ def _try_steps(
             for c in group
         ]
         for steps in (1, TRIAL_STEPS):  # the first also pays for what is set up only once
-            settings, began = replace(local, steps=steps), time.perf_counter()
+            settings, began = replace(experiment.local, steps=steps), time.perf_counter()
             result = train_stage(
                 experiment.lora,
                 replace(stage, part=1.0),
@@ -144,8 +185,8 @@ def _try_steps(
 
 def _try_rewriting(experiment: Experiment, rows: Rows, work: RewritingWork) -> float:
     """Seconds for all drafts; a batch goes on until its longest response is there."""
-    if not work.drafts:
-        return 0.0
+    if not work.drafts or experiment.recipe.rewriting.engine is not None:
+        return 0.0  # an endpoint's time is its own; nothing is sent there before the run
     choice = experiment.recipe.rewriting
     examples = [example for client in experiment.trained for example in client.train]
     many = min(TRIAL_ROWS, choice.batch, len(examples))

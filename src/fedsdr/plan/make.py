@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 
-from fedsdr.assembly import Experiment, assemble, given, local_settings
+from fedsdr.assembly import Experiment, assemble, given
 from fedsdr.config import Recipe
 from fedsdr.loop import LoopSettings, sample_clients
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.plan.estimate import (
     OutOfMemory,
+    Rows,
     count_rewriting,
     estimate_duration,
     estimate_memory,
+    fit,
     memory_there,
     stage_steps,
 )
@@ -28,9 +32,10 @@ from fedsdr.plan.rows import (
     read_client,
     shown,
 )
-from fedsdr.plan.shape import Plan
+from fedsdr.plan.shape import Duration, Plan, RewritingWork
 from fedsdr.plan.traffic import count_traffic
 from fedsdr.plan.words import describe_algorithm, describe_model, notes
+from fedsdr.sources import Federation
 from fedsdr.types import ClientData
 
 
@@ -41,20 +46,46 @@ def make_plan(
     clients: Sequence[ClientData] | None = None,
 ) -> Plan:
     """Check and count everything; what cannot even be loaded raises its `FedsdrError`."""
+    with assembled(recipe, base, algorithm, given(clients, recipe)) as experiment:
+        ground = Ground(memory_there(experiment), fit, estimate_duration)
+        return build_plan(experiment, ground, custom=algorithm is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a plan reckons with: a machine, tried out; or one on paper."""
+
+    there: int | None  # bytes that the device has
+    fit: Callable[[Experiment, Rows], None]  # where run.stack is auto
+    duration: Callable[
+        [Experiment, Rows, Sequence[int], RewritingWork], tuple[Duration | None, list[str]]
+    ]
+
+
+@contextmanager
+def assembled(
+    recipe: Recipe,
+    base: BaseModel | None,
+    algorithm: Algorithm | None,
+    federation: Federation | None,
+    beginning: AbstractContextManager[object] | None = None,
+) -> Generator[Experiment]:
+    """`beginning`: in what the branches are made."""
     threads = torch.get_num_threads()
     try:
-        experiment = assemble(recipe, base, algorithm, given(clients, recipe))
+        with beginning or nullcontext():
+            experiment = assemble(recipe, base, algorithm, federation)
         try:
-            return _plan(experiment, custom=algorithm is not None)
+            yield experiment
         finally:
             experiment.close()
     finally:
         torch.set_num_threads(threads)
 
 
-def _plan(experiment: Experiment, custom: bool) -> Plan:
+def build_plan(experiment: Experiment, ground: Ground, custom: bool) -> Plan:
     recipe, algorithm = experiment.recipe, experiment.algorithm
-    local, rounds = local_settings(recipe), recipe.training.rounds
+    rounds = recipe.training.rounds
     faults = Faults()
     read = [read_client(experiment, client, faults) for client in experiment.federation.clients]
     for client in experiment.unseen:
@@ -64,22 +95,24 @@ def _plan(experiment: Experiment, custom: bool) -> Plan:
     if algorithm.pool:
         rows = {experiment.trained[0].client_id: [row for own in rows.values() for row in own]}
     check_rewriting(experiment, faults)
+    if recipe.run.stack == "auto":
+        ground.fit(experiment, rows)
     asked = _asked(recipe, list(rows))
     steps = {
-        client: tuple(stage_steps(stage, own, local) for stage in algorithm.stages)
+        client: tuple(stage_steps(stage, own, experiment.local) for stage in algorithm.stages)
         for client, own in rows.items()
     }
     totals = [
         sum(steps[c][i] for n, now in enumerate(asked, 1) if stage.when(n) for c in now)
         for i, stage in enumerate(algorithm.stages)
     ]
-    work, memory = count_rewriting(experiment, asked), estimate_memory(experiment, local, rows)
+    work, memory = count_rewriting(experiment, asked), estimate_memory(experiment, rows)
     problems = [
         *faults.told(),
         *data_problems(table, recipe),
         *setting_problems(experiment, custom),
     ]
-    there = memory_there(experiment)
+    there = ground.there
     if there is not None and memory.base + memory.branches > there:
         problems.append(
             f"base and branches alone need {memory.base + memory.branches:,} bytes of memory, "
@@ -88,7 +121,7 @@ def _plan(experiment: Experiment, custom: bool) -> Plan:
     duration = None
     if not problems:
         try:
-            duration, faulty = estimate_duration(experiment, local, rows, totals, work)
+            duration, faulty = ground.duration(experiment, rows, totals, work)
             problems += faulty
         except OutOfMemory:
             problems.append(
@@ -102,7 +135,7 @@ def _plan(experiment: Experiment, custom: bool) -> Plan:
         algorithm=describe_algorithm(algorithm, recipe),
         rounds=rounds,
         sampled=len(asked[0]),
-        stack=min(recipe.run.stack, len(asked[0])),
+        stack=min(experiment.stack, len(asked[0])),
         traffic=count_traffic(experiment, asked),
         steps=steps,
         total_steps=sum(totals),

@@ -16,6 +16,7 @@ from fedsdr.parts.algorithm import Algorithm, PerInput, Stage, shared_branches, 
 from fedsdr.parts.filters import Krum
 from fedsdr.parts.moves import Copy
 from fedsdr.parts.robust import TrimmedMean
+from fedsdr.plan.traffic import shared_shapes
 from fedsdr.plan.words import rounds_words
 from fedsdr.types import FOLD
 
@@ -36,7 +37,7 @@ def setting_problems(experiment: Experiment, custom: bool) -> Iterator[str]:
     yield from algorithm_problems(algorithm, recipe.training.rounds)
     if not custom:
         yield from choice_problems(recipe, algorithm)
-    if algorithm.local_blocks and not experiment.branches.first():
+    if algorithm.local_blocks and not shared_shapes(experiment):
         yield (
             f"{algorithm.name} keeps the adapters of {algorithm.local_blocks} blocks at home, and "
             "the model has no more: nothing would be shared; keep fewer"
@@ -52,6 +53,13 @@ def setting_problems(experiment: Experiment, custom: bool) -> Iterator[str]:
             )
     if experiment.branches.ranks and any(v.teacher == "global" for v in rewritten_views(algorithm)):
         yield "teacher global: ranks differ, and a teacher has the full one; set teacher: base"
+    if recipe.rewriting.engine is not None and any(
+        v.teacher == "global" for v in rewritten_views(algorithm)
+    ):
+        yield (
+            "teacher global: an endpoint does not wear the global adapter; set teacher: base, or "
+            "rewriting.engine: builtin"
+        )
     personal = set(algorithm.personal())
     mixes = algorithm.deploys.values()
     if experiment.unseen and all(

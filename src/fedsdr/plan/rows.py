@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 
 from fedsdr.assembly import Experiment
@@ -56,8 +57,8 @@ def read_client(
         len(client.validation),
         len(client.test),
         dict(sorted(domains.items())),
-        _lengths([len(r.ids) - r.trained for r in whole]),
-        _lengths([r.trained for r in whole]),
+        _lengths([r.prompt for r in whole]),
+        _lengths([len(r.ids) - r.prompt for r in whole]),
         sum(r.truncated for r in cut),
         sum(r.trained for r in cut),
     )
@@ -101,8 +102,9 @@ def data_problems(clients: Iterable[ClientRow], recipe: Recipe) -> Iterator[str]
 
 
 def shown(base: BaseModel, rows: Mapping[str, Sequence[Rendered]]) -> tuple[tuple[str, bool], ...]:
-    """The first row as tokens; the bytes of one letter are shown where it is complete."""
-    row = next((row for own in rows.values() for row in own), Rendered((), ()))
+    """The row with the most answers to train on, the first of these, as tokens; the bytes of one
+    letter are shown where it is complete."""
+    row = max((row for own in rows.values() for row in own), key=_answers, default=Rendered((), ()))
     found, before = list[tuple[str, bool]](), ""
     for end, weight in enumerate(row.weights, 1):
         decoded = base.tokenizer.decode(  # pyright: ignore[reportUnknownMemberType]
@@ -144,7 +146,7 @@ def _rendered(
         except DataError as error:
             faults.add(str(error), client, example)
         else:
-            if len(row.ids) - row.trained < limit:
+            if row.prompt < limit:
                 found.append(row)
                 continue
             wrong = (
@@ -161,6 +163,10 @@ def _prompt_length(base: BaseModel, client: str, example: Example, faults: Fault
     except DataError as error:
         faults.add(str(error), client, example)
         return None
+
+
+def _answers(row: Rendered) -> int:
+    return sum(now > before for before, now in pairwise((0.0, *row.weights)))
 
 
 def _lengths(counts: Sequence[int]) -> Lengths:

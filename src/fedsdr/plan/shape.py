@@ -88,11 +88,13 @@ class Memory:
 @dataclass(frozen=True, slots=True)
 class Duration:
     """Seconds, an estimate: steps are timed on the clients with the longest rows, rewriting on a
-    few tokens, the rewrites taken to be as long as the responses. Evaluation is not in it."""
+    few tokens, the rewrites taken to be as long as the responses. Evaluation is not in it.
+
+    On paper, steps are counted in FLOPs at the rate that was given, over rows of mean length."""
 
     step: tuple[float, ...]  # per stage: one step of the K clients of a group
     training: float
-    rewriting: float
+    rewriting: float | None  # None where it was not estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Plan:
     total_steps: int
     rewriting: RewritingWork
     memory: Memory
-    duration: Duration | None  # None where there are problems: nothing was tried
+    duration: Duration | None  # None where nothing was tried: there are problems, or no rate
     problems: tuple[str, ...]
     example: tuple[tuple[str, bool], ...] = field(repr=False)
 

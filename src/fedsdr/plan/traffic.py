@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fedsdr.assembly import Experiment
 from fedsdr.plan.shape import Traffic
-from fedsdr.plan.wire import Wire, numbers
+from fedsdr.plan.wire import Shape, Wire, numbers
 
 
 def count_traffic(experiment: Experiment, asked: Sequence[Sequence[str]]) -> Traffic:
@@ -21,6 +21,11 @@ def count_traffic(experiment: Experiment, asked: Sequence[Sequence[str]]) -> Tra
         max(map(sum, downs)),
         sum(map(sum, ups)) + sum(map(sum, downs)),
     )
+
+
+def shared_shapes(experiment: Experiment) -> dict[str, Shape]:
+    """Tensor -> shape, of what the server holds before round 1."""
+    return _wire(experiment).down()
 
 
 def _up(experiment: Experiment, client_id: str, round: int) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from fedsdr.assembly import Experiment
 from fedsdr.config import Recipe
-from fedsdr.model.base import PLAIN_TEMPLATE
+from fedsdr.model.base import count_parameters
+from fedsdr.model.speech import is_plain
 from fedsdr.parts.algorithm import Algorithm, PerInput, Stage, Term
 from fedsdr.parts.objectives import ControlVariate, CrossEntropy, Objective, Sum
 from fedsdr.parts.views import Mixed, Raw, View
@@ -23,16 +24,20 @@ KEEP = {
 
 def describe_model(experiment: Experiment) -> ModelRow:
     base, lora = experiment.base, experiment.lora
-    if experiment.recipe.model.chat_template == "plain":
-        template = "fedsdr's plain one, as model.chat_template asks"
-    elif base.template == PLAIN_TEMPLATE:
+    choice = experiment.recipe.model.chat_template
+    if choice != "auto":
+        name = "fedsdr's plain one" if choice == "plain" else choice
+        template = f"{name}, as model.chat_template asks"
+    elif is_plain(base.template):
         template = "fedsdr's plain one, the tokenizer has none"
     else:
         template = "the tokenizer's own"
+    if base.train_on == "all":
+        template += "; trained on every answer of a conversation"
     return ModelRow(
         str(base.path),
-        sum(p.numel() for p in base.net.parameters()),
-        str(base.dtype).removeprefix("torch."),
+        count_parameters(base.net),
+        base.precision,
         str(base.net.device),
         base.digest,
         template,
@@ -74,10 +79,18 @@ def notes(
         yield f"run.threads is {recipe.run.threads}, but this machine has {cores} cores"
     if recipe.model.max_length > experiment.base.max_length:
         yield f"model.max_length is cut to what the model reads, {experiment.base.max_length}"
+    micro = experiment.local.micro_batch
+    if recipe.training.micro_batch is None and micro is not None and micro < recipe.training.batch:
+        yield f"a step takes {micro} of its {recipe.training.batch} rows at a time, to fit"
     if recipe.training.optimizer == "adamw" and _corrects(experiment.algorithm):
         yield (
             f"{experiment.algorithm.name} corrects gradients by averages of past changes: with "
             "training.optimizer adamw these are no gradients; the paper's optimizer is sgd"
+        )
+    if recipe.rewriting.engine is not None:
+        yield (
+            "clients' rows go to the endpoint of rewriting.engine, and how long it takes is not "
+            "known here"
         )
     if recipe.training.schedule == "constant" and recipe.training.min_lr:
         yield "training.min_lr has no effect with schedule constant"

@@ -209,7 +209,8 @@ class RunDirectory:
         client has one (a folder of folders)."""
         mixes = [mix for mix in sorted(self.root.glob("adapters/*")) if mix.is_dir()]
         personal = [m.name for m in mixes if any(part.is_dir() for part in m.iterdir())]
-        return ["clients", "updates", *(f"adapters/{name}" for name in personal)]
+        theirs = [f"{room}/{name}" for room in ("adapters", "evaluation") for name in personal]
+        return ["clients", "updates", *theirs]
 
     def purge(self, private: bool = True, rewrites: bool = True) -> Purged:
         """Remove what is private; results stay, and a resume is refused from then on.

@@ -8,7 +8,8 @@ import pytest
 
 from fedsdr.data.render import Rendered, messages_of, render, render_prompt
 from fedsdr.errors import DataError
-from fedsdr.model.base import PLAIN_TEMPLATE, BaseModel
+from fedsdr.model.base import BaseModel
+from fedsdr.model.templates import PLAIN_TEMPLATE
 from fedsdr.types import Example, Message
 from toy import examples
 
@@ -49,6 +50,29 @@ def test_earlier_turns_are_read_not_trained(base32: BaseModel) -> None:
     assert "Good day" in str(base32.tokenizer.decode(row.ids))
 
 
+def test_all_answers_are_trained_where_asked(base32: BaseModel) -> None:
+    """With what ends each of them; what stands between is read."""
+    history = (Message("user", "Hello"), Message("assistant", "Good day"))
+    example, base = replace(ROW, history=history), replace(base32, train_on="all")
+    row = render(base, example, 256)
+    assert trained(base, row) == "Good day<|end|>It is 40 mg.<|end|>"
+    assert row.ids == render(base32, example, 256).ids
+    assert row.prompt == render(base32, example, 256).prompt == len(render_prompt(base, example))
+    assert render(base, ROW, 256) == render(base32, ROW, 256)
+
+
+def test_of_many_answers_only_the_last_is_cut(base32: BaseModel) -> None:
+    history = (Message("user", "Hello"), Message("assistant", "Good day"))
+    example, base = replace(ROW, history=history), replace(base32, train_on="all")
+    whole = render(base, example, 256)
+    cut = render(base, example, whole.prompt + 1)
+    assert cut.truncated
+    assert cut.trained == whole.trained - (len(whole.ids) - whole.prompt) + 1
+    # What is trained before the response does not make up for the response that is lost.
+    with pytest.raises(DataError, match="its prompt alone fills"):
+        render(base, example, whole.prompt)
+
+
 def test_no_system_line_no_system_turn() -> None:
     assert [m["role"] for m in messages_of(replace(ROW, system=""))] == ["user"]
 
@@ -60,6 +84,12 @@ def test_what_does_not_fit_is_cut_from_the_end_of_the_response(base32: BaseModel
     assert cut.ids == whole.ids[:-3]
     assert cut.trained == whole.trained - 3
     assert not render(base32, ROW, len(whole.ids)).truncated
+
+
+def test_what_stands_before_the_response() -> None:
+    assert Rendered((5, 6, 7, 8), (0.0, 1.0, 0.0, 1.0)).prompt == 3
+    assert Rendered((5, 6), (0.0, 0.0)).prompt == 2
+    assert Rendered((5,), (1.0,)).prompt == 0
 
 
 @pytest.mark.parametrize("short", [0, 1, 5])

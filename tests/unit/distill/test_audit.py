@@ -84,6 +84,24 @@ def test_summary_per_client_and_overall() -> None:
     assert json.loads(json.dumps(asdict(summary)))["clients"]["b"]["reasons"]["invented-name"] == 1
 
 
+def test_forms_are_counted_apart() -> None:
+    label = Example("e2", "Positive or negative?", "positive")
+    draft = Draft("It is negative.", False)
+    choice = select(parse_selection("task"), label, [draft])
+    rows = [row("a", "none", FAITHFUL), audit_row(label, "a", FREE, choice, [draft])]
+    forms = summarise(rows).overall.forms
+    assert list(forms) == ["label", "prose"]
+    assert (forms["label"].examples, forms["label"].kept) == (1, 0.0)
+    assert (forms["prose"].examples, forms["prose"].kept) == (1, 1.0)
+
+
+def test_a_phrase_of_the_original_is_not_counted_as_a_leak() -> None:
+    letter = Example("e3", "Write to him.", "I look forward to your response.")
+    drafts = [Draft("I await your response. This is my response.", False)]
+    choice = select(parse_selection("none"), letter, drafts)
+    assert audit_row(letter, "a", FREE, choice, drafts).leaks == 1
+
+
 def test_without_selection_what_is_trained_is_what_was_written() -> None:
     summary = summarise([row("a", "none", UNFAITHFUL), row("a", "none", FAITHFUL)]).overall
     assert summary.written == summary.trained

@@ -6,7 +6,8 @@ import pytest
 
 from fedsdr.distill.answers import call, calls, final_answer, looks_like_code
 from fedsdr.distill.checks import is_truncated, leaks, lost_answer
-from fedsdr.distill.facts import compare_facts, dates, negations, numbers
+from fedsdr.distill.facts import compare_facts, dates, numbers
+from fedsdr.distill.languages import negations
 from fedsdr.distill.names import names
 from fedsdr.distill.redundancy import (
     compression_ratio,
@@ -130,7 +131,7 @@ def test_calls_have_one_spelling() -> None:
     assert call(f"`{one}`") == call("aws.find( name='my stream', n=(1,2) )") is not None
     assert call(f"Use {one} here.") is None
     assert call("aws.find(name=") is None
-    assert calls(f"Use {one}, then stop().") == ('aws.find(name="my stream",n=(1,2))', "stop()")
+    assert calls(f"Use {one}, then stop().") == ('aws.find(n=(1,2),name="my stream")', "stop()")
 
 
 @pytest.mark.parametrize(

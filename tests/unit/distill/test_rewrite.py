@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from fedsdr.distill import rewrite as module
+from fedsdr.distill import engine as module
+from fedsdr.distill.engine import Teacher
 from fedsdr.distill.generate import Sampling
-from fedsdr.distill.rewrite import Rewriting, Teacher, rewrite
-from fedsdr.distill.selection import Draft, parse_selection
+from fedsdr.distill.prompts import TEMPLATES, template_digest
+from fedsdr.distill.rewrite import Rewriting, rewrite
+from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import RunError
-from fedsdr.model.base import BaseModel
+from fedsdr.model.base import BaseModel, with_template
 from fedsdr.model.lora import StackedLora
 from fedsdr.tensors import digest
 from fedsdr.types import Example
@@ -104,7 +107,7 @@ def test_what_decides_a_rewrite_is_in_its_address(
     counted.clear()
     changed = (Example("c0-0", ROWS[0].prompt, ROWS[0].response + "!"), *ROWS[1:])
     texts(lora, tmp_path, changed)
-    assert counted == [6]  # the whole batch, so that what is drawn does not hang on what is known
+    assert counted == [6]  # the whole window: what is drawn does not hang on what is known
     counted.clear()
     texts(lora, tmp_path, changed)
     assert counted == []
@@ -158,29 +161,54 @@ def test_a_torn_cache_is_mended_with_the_same_words(
     assert len(keys) >= 6
 
 
-def test_a_mended_batch_is_made_of_the_same_rows(
-    lora: StackedLora, tmp_path: Path, counted: list[int]
+def test_a_mended_window_is_made_of_the_same_rows(
+    lora: StackedLora, tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logits differ by rounding with a batch's shape, so half a batch is not drawn alone."""
-    how = Rewriting(HOW.sampling, seed=5, batch=4)
-    texts(lora, tmp_path, how=how)
+    """Logits differ by rounding with a batch's shape, so half a window is not drawn alone."""
+    monkeypatch.setattr(module, "WINDOW", 2)
+    how = Rewriting(HOW.sampling, seed=5, batch=2)
+    expected = texts(lora, tmp_path, how=how)
     assert counted == [4, 2]
     file = tmp_path / "c0.jsonl"
     kept = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(kept[:3]))
     counted.clear()
-    texts(lora, tmp_path, how=how)
+    told: list[tuple[int, int]] = []
+    assert texts(lora, tmp_path, how=how, tell=lambda *n: told.append(n)) == expected
     assert counted == [4, 2]
+    assert [sum(n) for n in zip(*told, strict=True)] == [6, 0]
 
 
-def test_a_text_with_odd_line_breaks_is_found_again(
-    lora: StackedLora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int]
+def test_what_was_drawn_by_an_earlier_version_is_still_found(
+    lora: StackedLora, tmp_path: Path, counted: list[int]
 ) -> None:
-    odd = "one\u2028two\x85three\nfour \ud800 \x0c five"
-    cache = module._Cache(tmp_path / "c0.jsonl")
-    cache.add({"k": Draft(odd, False), "l": Draft("plain", True)})
-    again = module._Cache(tmp_path / "c0.jsonl").found
-    assert again == {"k": Draft(odd, False), "l": Draft("plain", True)}
+    """The addresses, and the file of the first drafts, are those of version 0.1."""
+    row = ROWS[0]
+    decides = [
+        lora.base.digest,
+        "base",
+        "torch.float64",
+        template_digest(TEMPLATES["free"]),
+        {"temperature": 0.95, "top_p": 0.7, "top_k": 50, "max_new_tokens": 6},
+        5,
+        ["", [], row.prompt, row.response],
+        0,
+    ]
+    text = json.dumps(decides, ensure_ascii=False, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    line = json.dumps({"key": key, "text": "Käse\u2028!", "hit_limit": False}, ensure_ascii=False)
+    (tmp_path / "c0.jsonl").write_text(line + "\n", encoding="utf-8")
+    assert texts(lora, tmp_path, (row,)) == ["Käse\u2028!"]
+    assert counted == []
+
+
+def test_another_chat_template_is_another_address(
+    lora: StackedLora, tmp_path: Path, counted: list[int]
+) -> None:
+    texts(lora, tmp_path)
+    lora.base = with_template(lora.base, "plain")
+    texts(lora, tmp_path)
+    assert counted == [6, 6]
 
 
 def test_a_cache_that_cannot_be_written_is_named(lora: StackedLora, tmp_path: Path) -> None:

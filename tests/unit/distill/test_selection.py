@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from fedsdr.distill import selection
 from fedsdr.distill.selection import Choice, Draft, parse_selection, passes, select
-from fedsdr.errors import RecipeError
+from fedsdr.errors import ModelError, RecipeError, SandboxError
+from fedsdr.sandbox import Refusal, available
 from fedsdr.types import Example, Message
 
 REWRITES = Path(__file__).parents[3] / "../shared/data/rewrites"
@@ -21,6 +23,7 @@ SWAPPED = Draft("In 1832 it was Bob who built it.", False)
 LEAKING = Draft("Here is my response: in 1832 it was Ada.", False)
 EMPTY = Draft(" \n", False)
 CUT = Draft("In 1832 it was Ada.", True)
+REFUSED = ("refusal", "invented-negation")
 
 
 @pytest.mark.parametrize(
@@ -31,18 +34,21 @@ CUT = Draft("In 1832 it was Ada.", True)
         ("facts", "facts", "facts", 1),
         ("resample( 8 )", "resample(8)", "facts", 8),
         ("resample(64)", "resample(64)", "facts", 64),
+        ("task", "task", "task", 1),
+        ("resample( 4 ,  task )", "resample(4, task)", "task", 4),
+        ("resample(2, sdft)", "resample(2, sdft)", "sdft", 2),
     ],
 )
 def test_parse(text: str, name: str, rule: str, draws: int) -> None:
-    selection = parse_selection(text)
-    assert (selection.name, selection.rule, selection.draws) == (name, rule, draws)
+    parsed = parse_selection(text)
+    assert (parsed.name, parsed.rule, parsed.draws) == (name, rule, draws)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("fact", "Did you mean 'facts'?"),
-        ("SDFT!", "not one of none, sdft, facts, resample"),
+        ("SDFT!", "not one of none, sdft, facts, task, resample"),
         ("resample", "Did you mean 'resample(4)'?"),
         ("resample(x)", "resample"),
         ("resample(0)", "between 1 and 64"),
@@ -50,6 +56,14 @@ def test_parse(text: str, name: str, rule: str, draws: int) -> None:
         ("resample(65)", "between 1 and 64"),
         (f"resample({'9' * 6000})", "between 1 and 64"),
         ("", "not one of"),
+        ("taks", "Did you mean 'task'?"),
+        ("facts+tests", "+tests belongs to task"),
+        ("task+nli", "not one of"),
+        ("task+nli(0.5)", "not one of"),
+        ("task+nli(1.5, x)", "between 0 and 1"),
+        ("task+nli(., x)", "between 0 and 1"),
+        ("resample(4, resample(2))", "not one of"),
+        ("resample(4, taks)", "Did you mean 'task'?"),
     ],
 )
 def test_nonsense_is_refused(text: str, message: str) -> None:
@@ -103,9 +117,83 @@ def test_a_label_must_survive() -> None:
     assert passes(facts, label, Draft("It is positive.", False)) == ("lost-label",)
 
 
-@pytest.mark.parametrize("name", ["none", "sdft", "facts", "resample(5)"])
+@pytest.mark.parametrize("name", ["none", "sdft", "facts", "task", "resample(5)"])
 def test_the_original_itself_passes_everywhere(name: str) -> None:
     assert passes(parse_selection(name), QUESTION, Draft(QUESTION.response, False)) == ()
+
+
+TASK = parse_selection("task")
+
+
+@pytest.mark.parametrize(
+    ("original", "draft", "reasons"),
+    [
+        ("#### 18", Draft("So it costs 18. The answer is 18.", False), ()),
+        ("#### 18", Draft("The answer is 19.", False), ("lost-answer",)),
+        ("Ada built it.", Draft("I'm sorry, but I can't answer that.", False), REFUSED),
+        ("I cannot help with that.", Draft("I'm sorry, but I cannot help.", False), ()),
+        ("f(a=1)", Draft("f(a=1)\nI hope this is correct!", False), ("about-the-task",)),
+        ("Ada built it.", Draft("It was built by Ada and by all of", False), ("truncated",)),
+        ("Ada built it.", Draft("It was Ada. She built it with great", False), ("truncated",)),
+        ("Ada built it.", Draft("Ada", True), ("truncated",)),
+        ("Ada built it.", EMPTY, ("empty",)),
+        ("positive", Draft("My response: positive", False), ("leak:my response",)),
+    ],
+)
+def test_task(original: str, draft: Draft, reasons: tuple[str, ...]) -> None:
+    assert passes(TASK, Example("e1", "What is it?", original), draft) == reasons
+
+
+@pytest.mark.skipif(available() is not None, reason=f"no sandbox here: {available()}")
+def test_tests_are_run_when_asked_for() -> None:
+    code = Example("e1", "Write inc.\nassert inc(1) == 2", "def inc(x):\n    return x + 1")
+    wrong = Draft("def inc(x):\n    return x - 1", False)
+    assert passes(TASK, code, wrong) == ()
+    assert passes(parse_selection("task+tests"), code, wrong) == ("failed-tests",)
+    right = Draft("def inc(x):\n    return 1 + x", False)
+    assert select(parse_selection("resample(2, task+tests)"), code, [wrong, right]).draw == 1
+
+
+def test_without_a_sandbox_tests_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "available", lambda: Refusal("no walls", "get some"))
+    with pytest.raises(SandboxError, match=r"runs model-written code: .* no walls; get some"):
+        parse_selection("task+tests")
+    assert parse_selection("task").rule == "task"
+
+
+def test_entailment_both_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Scripted:
+        def entailment(self, premise: str, hypothesis: str) -> float:
+            asked.append((premise, hypothesis))
+            return 0.2 if "LESS" in premise or "MORE" in hypothesis else 0.9
+
+    monkeypatch.setattr(selection, "entailment_class", lambda folder: 0)
+    monkeypatch.setattr(selection, "load_classifier", lambda folder: Scripted())
+    rule = parse_selection(f"task+nli(0.5, {tmp_path})")
+    assert (rule.name, rule.entailed) == (f"task+nli(0.5, {tmp_path})", 0.5)
+    prose = Example("e1", "Who?", "Ada built it.")
+    assert passes(rule, prose, Draft("It was built by Ada.", False)) == ()
+    assert asked == [
+        ("\nWho?\nIt was built by Ada.", "Ada built it."),
+        ("\nWho?\nAda built it.", "It was built by Ada."),
+    ]
+    less, more = Draft("Ada built LESS.", False), Draft("Ada built it, MORE.", False)
+    either = parse_selection(f"none+nli(0.5, {tmp_path})")
+    assert passes(either, prose, less) == ("lost-meaning",)
+    assert passes(either, prose, more) == ("invented-meaning",)
+    asked.clear()
+    # Not for what is checked exactly, nor for what is refused already, nor twice.
+    assert passes(rule, Example("e1", "?", "f(a=1)"), Draft("f(a=1) MORE", False)) == ()
+    assert passes(rule, prose, Draft("Ada built 7.", False)) == ("invented-number",)
+    assert passes(either, prose, less) == ("lost-meaning",)
+    assert asked == []
+
+
+def test_the_classifier_is_looked_for_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        parse_selection(f"task+nli(0.5, {tmp_path / 'nowhere'})")
 
 
 def test_select_keeps_the_first_that_passes() -> None:
@@ -152,7 +240,7 @@ def test_real_rewrites() -> None:
         for row in lines(file):
             pair = Example(row["id"], prompts[row["id"]], row["output_original"])
             draft = Draft(row["output_distilled"], False)
-            for rule in ("sdft", "facts"):
+            for rule in ("sdft", "facts", "task"):
                 passed = not passes(parse_selection(rule), pair, draft)
                 kept.setdefault((client, rule, row["changed"]), []).append(passed)
     shares = {key: sum(passed) / len(passed) for key, passed in kept.items()}
@@ -163,3 +251,5 @@ def test_real_rewrites() -> None:
             assert share > 0.95
     assert 0.4 < shares["c0_general_alpaca", "facts", True] < 0.6
     assert 0.6 < shares["c6_tools", "facts", True] < 0.9
+    # Half of the calls come with talk about the exercise, or with a second, different call.
+    assert 0.4 < shares["c6_tools", "task", True] < 0.7

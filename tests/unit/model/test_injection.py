@@ -200,7 +200,7 @@ def test_several_branches_are_dropped_over_all_their_dimensions(base64: Any, kin
 
         def logits(*worn: str, injected: Injected | None = None) -> Tensor:
             with lora.wear(flats, worn, injected=injected):
-                return lora.base.predictions(ids, lengths, chosen)[0]
+                return lora.base.predictions(ids, lengths, chosen)[0].logits()
 
         class Watched:
             def __init__(self, inner: Injected) -> None:

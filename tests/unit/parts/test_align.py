@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedsdr.model.head import Outputs
 from fedsdr.parts.align import Rectified, SelfAug, rectify
 from fedsdr.parts.objectives import Predicted
 
@@ -27,7 +28,9 @@ class Step:
     def predict(self, through: str = "now", where: str = "response") -> Predicted:
         self.asked.append((through, where))
         found, owner = self.logits[through, where], torch.tensor([0, 0, 1, 1])
-        return Predicted(found, torch.tensor(self.labels), torch.ones(4), owner, where)  # type: ignore[arg-type]
+        return Predicted(
+            Outputs(None, None, found), torch.tensor(self.labels), torch.ones(4), owner, where
+        )  # type: ignore[arg-type]
 
     def mean(self, values: Tensor, of: Predicted) -> Tensor:
         return torch.zeros(2).index_add(0, of.owner, values * of.weights) / 2

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedsdr.data.batches import make_block
 from fedsdr.data.render import render
 from fedsdr.model.base import BaseModel
+from fedsdr.model.head import Outputs
 from fedsdr.model.injection import Disturbance
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.distil import Consistent, Distilled, Represented, distances, divergence
@@ -64,7 +65,7 @@ class Step:
         self.asked.append((through, hidden))
         at = list(self.tokens)
         return Predicted(
-            self.logits[through][at],
+            Outputs(None, None, self.logits[through][at]),
             torch.tensor([0, 1, 0])[at],
             torch.tensor([1.0, 1.0, 0.5])[at],
             torch.tensor([0, 0, 1])[at],

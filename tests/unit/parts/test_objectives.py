@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedsdr.model.head import Outputs
 from fedsdr.parts.objectives import ControlVariate, CrossEntropy, Predicted, Proximal, Sum
 
 
@@ -38,7 +39,7 @@ class Step:
         logits = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, math.log(3.0)], [0.0, 0.0]])
         owner = torch.tensor([0, 0, 1, 1])
         weights = torch.tensor([1.0, 1.0, 1.0, 0.5])
-        return Predicted(logits, torch.tensor([0, 1, 0, 1]), weights, owner)
+        return Predicted(Outputs(None, None, logits), torch.tensor([0, 1, 0, 1]), weights, owner)
 
     def mean(self, values: Tensor, of: Predicted) -> Tensor:
         summed = torch.zeros(2).index_add(0, of.owner, values * of.weights)

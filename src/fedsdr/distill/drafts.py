@@ -1,0 +1,112 @@
+"""Drafts on disk: one client's rewrites, a JSON line each, in files of limited length.
+
+Lines are only ever appended, and are on the disk when `add` returns. In memory is where each draft
+stands, not what it says. A torn line, which a kill leaves behind, is as if it had never been.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from fedsdr.distill.selection import Draft
+from fedsdr.errors import RunError
+from fedsdr.runs.files import fsync_directory, make_private
+
+ROWS = 1024  # per file
+
+
+class Drafts:
+    """`folder/name.jsonl`, then `folder/name+2.jsonl` and so on (no client is called that)."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._places = dict[str, tuple[int, int]]()  # key -> file, byte
+        self._last, self._rows = 1, 0  # the file that is written, and its lines
+        while self.file(self._last).is_file():
+            self._read(self._last)
+            self._last += 1
+        if self._last > 1 and self._rows < ROWS:
+            self._last -= 1
+        else:
+            self._rows = 0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def file(self, number: int) -> Path:
+        return self.folder / (
+            f"{self.name}.jsonl" if number == 1 else f"{self.name}+{number}.jsonl"
+        )
+
+    def get(self, keys: Collection[str]) -> dict[str, Draft]:
+        """What is known of these, read file by file."""
+        wanted = sorted((*self._places[key], key) for key in set(keys) if key in self._places)
+        found = dict[str, Draft]()
+        for number in sorted({file for file, _, _ in wanted}):
+            with self.file(number).open("rb") as lines:
+                for _, at, key in (one for one in wanted if one[0] == number):
+                    lines.seek(at)
+                    row = json.loads(lines.readline())
+                    found[key] = Draft(row["text"], row["hit_limit"])
+        return found
+
+    def add(self, drafts: Mapping[str, Draft]) -> None:
+        lines = [(key, _line(key, draft)) for key, draft in drafts.items()]
+        while lines:
+            now, lines = lines[: ROWS - self._rows], lines[ROWS - self._rows :]
+            path = self.file(self._last)
+            try:
+                self._append(path, now)
+            except OSError as error:
+                raise RunError(f"{path}: rewrites cannot be stored: {error.strerror}") from error
+            self._rows += len(now)
+            if self._rows >= ROWS:
+                self._last, self._rows = self._last + 1, 0
+
+    def _append(self, path: Path, lines: list[tuple[str, bytes]]) -> None:
+        make_private(self.folder)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o600)
+        with os.fdopen(handle, "ab") as file:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # runs may share a cache
+            at = os.fstat(handle).st_size
+            if at and os.pread(handle, 1, at - 1) != b"\n":
+                at += file.write(b"\n")
+            elif not at:
+                fsync_directory(self.folder)
+            for key, line in lines:
+                self._places[key] = (self._last, at)
+                at += file.write(line)
+            file.flush()
+            os.fsync(handle)
+
+    def _read(self, number: int) -> None:
+        at, self._rows = 0, 0
+        try:
+            with self.file(number).open("rb") as lines:  # bytes: a kill may tear a letter
+                for line in lines:
+                    if (key := _key(line)) is not None:
+                        self._places[key] = (number, at)
+                    at += len(line)
+                    self._rows += 1
+        except OSError as error:
+            raise RunError(f"{self.file(number)}: cannot be read: {error.strerror}") from error
+
+
+def _line(key: str, draft: Draft) -> bytes:
+    # Escaped where it is not ASCII: half of a surrogate pair could not be encoded.
+    row = {"key": key, "text": draft.text, "hit_limit": draft.hit_limit}
+    return json.dumps(row).encode() + b"\n"
+
+
+def _key(line: bytes) -> str | None:
+    """None where a kill tore the line: that draft is made again."""
+    try:
+        row = json.loads(line)
+        return row["key"] if {"text", "hit_limit"} <= row.keys() else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,119 @@
+"""What makes drafts: the model that is loaded here, or (`remote.py`) an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedsdr.data.render import render_prompt
+from fedsdr.distill.drafts import Drafts
+from fedsdr.distill.generate import Progress, Sampling, generate, no_progress
+from fedsdr.distill.selection import Draft
+from fedsdr.model.base import BaseModel
+from fedsdr.model.lora import StackedLora
+from fedsdr.model.speech import own_template
+from fedsdr.types import Example
+
+WINDOW = 8  # batches that are drawn together, and stored together
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One draft to be made: the response that `prompt` asks for, to rewrite `example`'s own."""
+
+    key: str
+    seed: int
+    example: Example
+    prompt: Example
+
+
+class Engine(Protocol):
+    @property
+    def address(self) -> Sequence[str]:
+        """What of the engine decides a draft's text: part of the draft's key."""
+        ...
+
+    @property
+    def seeding(self) -> Sequence[str]:
+        """What of it decides a draft's randomness."""
+        ...
+
+    def write(self, asked: Sequence[Asked], drafts: Drafts, progress: Progress) -> None:
+        """Make the drafts that are not there yet; `progress` hears of each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """Who rewrites: the base, or the base wearing the global branches (`flats[branch]` is [1,
+    P])."""
+
+    digest: str = "base"
+    flats: Mapping[str, Tensor] = field(default_factory=lambda: dict[str, Tensor]())
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """The base, on this machine. `wear`: with the teacher's branches on."""
+
+    base: BaseModel
+    sampling: Sampling
+    batch: int
+    teacher: str = Teacher().digest
+    wear: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def address(self) -> Sequence[str]:
+        return self._told(self.teacher)
+
+    @property
+    def seeding(self) -> Sequence[str]:
+        """Whoever the teacher is: two that differ by rounding (K = 1 and K = 8, say) rewrite
+        alike."""
+        return self._told(Teacher().digest)
+
+    def _told(self, teacher: str) -> list[str]:
+        # The tokenizer's own template is in the base's digest already.
+        own = own_template(self.base.tokenizer)[0]
+        other = [] if self.base.template == own else [self.base.template]
+        return [self.base.digest, teacher, f"torch.{self.base.precision}", *other]
+
+    def write(self, asked: Sequence[Asked], drafts: Drafts, progress: Progress) -> None:
+        """Window by window. What is drawn together depends on what is asked, never on what is known
+        already: a run that was killed here draws from the same logits, to the last bit."""
+        prompts = [render_prompt(self.base, one.prompt) for one in asked]
+        by_length = sorted(range(len(asked)), key=lambda i: (len(prompts[i]), i))
+        for start in range(0, len(asked), WINDOW * self.batch):
+            window = by_length[start : start + WINDOW * self.batch]
+            missing = [i for i in window if asked[i].key not in drafts]
+            if not missing:
+                continue
+            told = len(missing) == len(window)
+            with self.wear(), torch.no_grad():
+                made = generate(
+                    self.base,
+                    [prompts[i] for i in window],
+                    self.sampling,
+                    [asked[i].seed for i in window],
+                    self.batch,
+                    progress if told else no_progress,
+                )
+            found = {
+                asked[i].key: Draft(g.text, g.hit_limit)
+                for i, g in zip(window, made, strict=True)
+                if asked[i].key not in drafts
+            }
+            drafts.add(found)
+            if not told:
+                progress(len(missing))
+
+
+def worn_teacher(lora: StackedLora, teacher: Teacher) -> Callable[[], AbstractContextManager[None]]:
+    if not teacher.flats:
+        return nullcontext
+    return lambda: lora.wear(teacher.flats, tuple(teacher.flats))

@@ -1,0 +1,80 @@
+"""Who answers a benchmark's prompts: a model with what it wears, or a script with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from fedsdr.distill.generate import Sampling, generate
+from fedsdr.model.base import BaseModel
+from fedsdr.model.lora import StackedLora
+
+TOKENS_AT_ONCE = 1 << 15  # of prompts and answers that are generated side by side
+GUARD = "\0"
+
+
+class Answerer(Protocol):
+    @property
+    def positions(self) -> int:
+        """How many tokens prompt and answer may have together."""
+        ...
+
+    def count(self, text: str) -> int:
+        """The tokens of a prompt, with whatever the tokenizer puts in front of it."""
+        ...
+
+    def answer(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[str]:
+        """Raw continuations, white space and all. Each draws from its own seed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswerer:
+    """The base with the branches of one mix ([1, P] each); without any, the base alone."""
+
+    lora: StackedLora
+    flats: Mapping[str, Tensor]
+    mix: Mapping[str, float]
+
+    @property
+    def positions(self) -> int:
+        return self.lora.base.max_length
+
+    def count(self, text: str) -> int:
+        return len(self._ids(text))
+
+    def answer(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[str]:
+        room = self.positions - sampling.max_new_tokens
+        # Of a prompt without room, the end counts: there stands what is asked.
+        rows = [self._ids(prompt)[-room:] for prompt in prompts]
+        with torch.no_grad(), self.lora.wear(self.flats, self.mix):
+            found = generate(
+                _guarded(self.lora.base), rows, sampling, seeds, batch=max(1, len(prompts))
+            )
+        return [text.text.removeprefix(GUARD).removesuffix(GUARD) for text in found]
+
+    def _ids(self, text: str) -> list[int]:
+        # With what the tokenizer adds (Llama's <s>), as InstructEval calls it.
+        return self.lora.base.tokenizer.encode(text, add_special_tokens=True)
+
+
+def _guarded(base: BaseModel) -> BaseModel:
+    """Generation strips what it returns; HumanEval needs the first line's indent."""
+    return replace(base, tokenizer=cast(Any, _Guarded(base.tokenizer)))
+
+
+class _Guarded:
+    """A tokenizer whose texts begin and end with a character that no strip() takes."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def decode(self, *arguments: Any, **named: Any) -> str:
+        return f"{GUARD}{self._inner.decode(*arguments, **named)}{GUARD}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)

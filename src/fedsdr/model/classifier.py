@@ -1,0 +1,107 @@
+"""Natural language inference: does one text entail another? Any sequence classifier of Hugging
+Face's with a class of that name, from a local folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from fedsdr.errors import ModelError
+
+hf_logging.set_verbosity_error()
+_ENTAILMENT = re.compile(r"(?<!not)(?<!non)(?<!not[_ -])(?<!non[_ -])entail", re.IGNORECASE)
+_POSITIONS_KEPT = 2  # RoBERTa's positions begin behind its padding
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    net: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    entailment_class: int
+    longest: int
+
+    @torch.inference_mode()
+    def entailment(self, premise: str, hypothesis: str) -> float:
+        """The probability that whoever holds the premise true holds the hypothesis true. Of a pair
+        that is too long, the longer text is cut."""
+        pair = self.tokenizer(
+            premise,
+            hypothesis,
+            truncation="longest_first",
+            max_length=self.longest,
+            # A generic tokenizer leaves them out, though the model learnt to tell texts by them.
+            return_token_type_ids=int(getattr(self.net.config, "type_vocab_size", 0) or 0) > 1,
+            return_tensors="pt",
+        )
+        logits = self.net(**pair).logits[0].float()
+        return float(logits.softmax(-1)[self.entailment_class])
+
+
+def entailment_class(folder: Path) -> int:
+    """Which class of the classifier in a folder means entailment, by its config's names."""
+    try:
+        held: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        labels = cast("Mapping[str, str]", held["id2label"])
+        found = [int(index) for index, name in labels.items() if _ENTAILMENT.search(name)]
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: there is no config.json, so this is no folder of a classifier"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(
+            f"{folder}/config.json: no id2label with the names of the classes can be read"
+        ) from None
+    if len(found) != 1:
+        raise ModelError(
+            f"{folder}/config.json: one class of id2label must be named entailment, and there are "
+            f"{', '.join(map(str, labels.values()))}; name the right one"
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no *.safetensors weights; pickled weights are never loaded")
+    return found[0]
+
+
+@lru_cache(maxsize=1)
+def load_classifier(folder: Path) -> Classifier:
+    """The classifier in a folder, in single precision on the CPU; loaded once per process."""
+    at = entailment_class(folder)
+    try:
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{folder}: cannot be loaded as a classifier: {told[:300]}") from error
+    net, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        # transformers would fill them with random numbers: a head that guesses.
+        raise ModelError(
+            f"{folder}: {len(missing)} tensors of a classifier are not in its weights, such as "
+            f"{missing[0]!r}; it is another kind of model"
+        )
+    positions = int(getattr(net.config, "max_position_embeddings", 0) or 512)
+    longest = min(int(tokenizer.model_max_length), positions - _POSITIONS_KEPT)
+    return Classifier(net.requires_grad_(False).eval(), tokenizer, at, longest)

@@ -1,0 +1,84 @@
+"""A base on paper: its tokenizer, and its layers without a single weight, for what can be counted
+before anything is downloaded or bought."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from fedsdr.model.base import (
+    DTYPES,
+    BaseModel,
+    Quantized,
+    check_tokenizer,
+    folder_digest,
+    in_out,
+    linear_layers,
+    reading,
+)
+from fedsdr.model.head import Head
+from fedsdr.model.source import find_model
+from fedsdr.model.speech import own_template
+
+# What bitsandbytes keeps beside NF4 numbers: an 8-bit constant for every block of 64, and for every
+# 256 of these an fp32 one; beside LLM.int8's, an fp32 one for every output.
+BLOCK, BLOCKS = 64, 256
+
+
+def outline_base(
+    path: str | Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+    quantize: Quantized | None = None,
+    trusted: bool = False,
+) -> BaseModel:
+    """As `load_base`, on no device: of a folder, config.json and the tokenizer's files are enough.
+    That the model's head works as a plain one cannot be tried here, and is taken for granted."""
+    folder = find_model(str(path), revision, trusted, weights=False)
+    common: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
+    with reading(folder, path, trusted):
+        config = AutoConfig.from_pretrained(folder, **common)
+        with torch.device("meta"):
+            net = AutoModelForCausalLM.from_config(
+                config, dtype=DTYPES[dtype], trust_remote_code=trusted
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **common)
+    check_tokenizer(folder, tokenizer, net)
+    net.requires_grad_(False).eval()
+    if quantize is not None:
+        _pack(net, quantize)
+    template, notes = own_template(tokenizer)
+    precision = "+".join(filter(None, (dtype, quantize)))
+    layer = net.get_output_embeddings()
+    head = Head(layer) if isinstance(layer, nn.Module) else None
+    digest = folder_digest(folder)
+    return BaseModel(net, tokenizer, digest, folder, template, notes, head, precision=precision)
+
+
+def _pack(net: PreTrainedModel, quantize: Quantized) -> None:
+    """Every linear layer but the head with as many bytes as its quantised weight takes."""
+    for name, layer in linear_layers(net).items():
+        if layer is net.get_output_embeddings():
+            continue
+        width_in, width_out = in_out(layer)
+        packed = nn.Linear(width_in, width_out, bias=False, device="meta")
+        size = _packed(width_in, width_out, quantize)
+        content = torch.empty(size, dtype=torch.uint8, device="meta")
+        packed.weight = nn.Parameter(content, requires_grad=False)
+        if isinstance(layer.bias, nn.Parameter):
+            packed.bias = layer.bias
+        parent, _, child = name.rpartition(".")
+        setattr(net.get_submodule(parent), child, packed)
+
+
+def _packed(width_in: int, width_out: int, quantize: Quantized) -> int:
+    numbers = width_in * width_out
+    if quantize == "8bit":
+        return numbers + 4 * width_out
+    blocks = -(-numbers // BLOCK)
+    return -(-numbers // 2) + blocks + 4 * -(-blocks // BLOCKS)

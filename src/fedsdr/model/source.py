@@ -1,0 +1,77 @@
+"""Where a model comes from: a folder, or a hub's name and revision, fetched once into the hub's own
+cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextvars import ContextVar
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from fedsdr.errors import ModelError
+
+# Never *.bin, *.pt: pickled weights are not even downloaded. Code only for a trusted model.
+WEIGHTS = "*.safetensors"
+FILES = (WEIGHTS, "*.json", "*.model", "*.txt", "*.jinja")
+# Models whose own Python code may run: named by the user for this process, never by a recipe, which
+# somebody else may have written.
+TRUSTED: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
+NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+def find_model(
+    path: str, revision: str | None = None, code: bool = False, weights: bool = True
+) -> Path:
+    """The folder of a model: `path` itself, or the snapshot of a hub's `owner/name`."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"model.revision belongs to a hub's model, but model.path {path!r} is a folder; "
+                "leave it out"
+            )
+        return folder
+    if not NAME.fullmatch(path):
+        raise ModelError(
+            f"model folder {path!r} does not exist; set model.path in the recipe (a folder, or a "
+            "hub's owner/name)"
+        )
+    at = f"{path!r}" + (f" at revision {revision!r}" if revision else "")
+    files = [f for f in (*FILES, *(["*.py"] if code else [])) if weights or f != WEIGHTS]
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=files))
+    except GatedRepoError:
+        why = "it is gated: accept its terms on the hub, then log in with `hf auth login`"
+    except RevisionNotFoundError:
+        why = "there is no such revision"
+    except RepositoryNotFoundError:
+        why = "there is no such folder here, and no such model on the hub (or it is private)"
+    except LocalEntryNotFoundError:
+        why = (
+            "there is no such folder here, and the hub cannot be reached"
+            + (" (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else "")
+            + "; download it elsewhere and set model.path to the folder"
+        )
+    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    raise ModelError(f"model {at} cannot be fetched: {why}")
+
+
+def needs_code(folder: Path) -> bool:
+    """Whether config.json asks for Python code that comes with the model."""
+    try:
+        found = json.loads((folder / "config.json").read_bytes())
+    except (ValueError, OSError, RecursionError):
+        return False  # loading it will say what is wrong
+    return isinstance(found, dict) and bool(found.get("auto_map"))
