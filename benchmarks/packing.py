@@ -1,0 +1,124 @@
+"""Packed against padded rows: training tokens per second, in the same process, step by step.
+
+    python benchmarks/packing.py --data FOLDER    # client folders or files of records, jsonl
+    python benchmarks/packing.py                  # Atlas clients
+
+A small Llama made here (its tokenizer trained on the very rows); K clients' rows of one optimiser
+step, forward and backward, packed and padded in turn. Prints the ratio of the medians, the share of
+padding, and whether both gave the same loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from fedsdr.assembly import open_base
+from fedsdr.config import build_recipe
+from fedsdr.data.batches import make_block
+from fedsdr.data.formats import read_table
+from fedsdr.data.render import Rendered, render
+from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
+from fedsdr.model.lora import BranchSpec, StackedLora
+from fedsdr.sources import load_federation
+from fedsdr.step import summed_nll
+from fedsdr.tensors import generator
+from fedsdr.types import Example
+
+
+def clients(data: Path | None) -> list[Sequence[Example]]:
+    if data is None:
+        recipe = build_recipe({"data": {"atlas": {"preset": "medium", "clients": 8}}})
+        return [client.train for client in load_federation(recipe).clients]
+    files = sorted(data.glob("*/train.jsonl")) or sorted(data.glob("*.jsonl"))
+    return [read_table(file).examples for file in files]
+
+
+def standin(rows: Sequence[Sequence[Example]], width: int, layers: int) -> BaseModel:
+    texts = [f"{e.prompt}\n{e.response}" for own in rows for e in own]
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = train_tokenizer(texts, 4096)
+        net = fresh_llama(tokenizer, width=width, layers=layers, heads=width // 32, seed=1)
+        save_folder(Path(folder), net, tokenizer)
+        return load_base(folder)
+
+
+def timed(
+    base: BaseModel, lora: StackedLora, rows: Sequence[Sequence[Rendered]]
+) -> tuple[float, float]:
+    """Seconds of one forward and backward pass, and the loss."""
+    flat = lora.fresh("R", 1).float().repeat(len(rows), 1).requires_grad_()
+    block = make_block(rows, base.pad, torch.device("cpu"))
+    began = time.perf_counter()
+    with lora.wear({"R": flat}, ["R"]):
+        loss = summed_nll(base, block).sum()
+        loss.backward()
+    return time.perf_counter() - began, float(loss.detach())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    found = clients(given.data)
+    base = (
+        open_base(build_recipe({}))
+        if given.data is None
+        else standin(found, given.width, given.layers)
+    )
+    lora = StackedLora(base, "all-linear", {"R": BranchSpec()})
+    limit = min(given.max_length, base.max_length)
+    tokens = list[list[Rendered]]()
+    for own in found:
+        kept = [e for e in own if len(base.encode(e.prompt)) < limit - 64]
+        tokens.append([render(base, e, limit) for e in kept])
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    real = padded = worst = 0.0
+    for step in range(given.steps + 1):
+        picks = [
+            [
+                own[i]
+                for i in torch.randint(len(own), (given.batch,), generator=generator(1, step, k))
+            ]
+            for k, own in enumerate(tokens)
+        ]
+        losses = list[float]()
+        for packing in (True, False) if step % 2 else (False, True):
+            took, loss = timed(replace(base, packing=packing), lora, picks)
+            losses.append(loss)
+            if step:  # the first pays for what is set up once
+                seconds[packing].append(took)
+        worst = max(worst, abs(losses[0] - losses[1]) / abs(losses[0]))
+        lengths = [len(r.ids) for own in picks for r in own]
+        if step:
+            real += sum(lengths)
+            padded += max(lengths) * len(lengths)
+    rate = {p: real / given.steps / median(s) for p, s in seconds.items()}
+    print(
+        f"{len(found)} clients, batch {given.batch}, {given.steps} steps, "
+        f"{given.threads} thread(s): {1 - real / padded:.0%} of a padded block is padding\n"
+        f"packed {rate[True]:,.0f} tokens/s, padded {rate[False]:,.0f} tokens/s: "
+        f"{median(a / b for a, b in zip(seconds[False], seconds[True], strict=True)):.2f}x "
+        f"(median of {given.steps} pairs); losses differ by at most {worst:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()
