@@ -25,8 +25,9 @@ from fedsdr.config import build_recipe
 from fedsdr.data.batches import make_block
 from fedsdr.data.formats import read_table
 from fedsdr.data.render import Rendered, render
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.sources import load_federation
 from fedsdr.step import summed_nll

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
+from fedsdr.model.loading import load_base
 from toy import tiny_folder as make_folder
 
 torch.set_num_threads(1)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fedsdr.data.partition import PartitionSpec, partition
     from fedsdr.errors import FedsdrError
     from fedsdr.evaluate.comparison import compare
+    from fedsdr.evaluation import evaluate as score
     from fedsdr.experiment import distill as rewrite
-    from fedsdr.experiment import evaluate as score
     from fedsdr.experiment import resume
     from fedsdr.experiment import train as run
     from fedsdr.export.folder import export_adapter
@@ -67,7 +67,7 @@ _HOMES = {
     "resume": "experiment:resume",
     "rewrite": "experiment:distill",
     "run": "experiment:train",
-    "score": "experiment:evaluate",
+    "score": "evaluation:evaluate",
 }
 
 __all__ = [

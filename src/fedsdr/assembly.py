@@ -27,8 +27,9 @@ from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.scoring import HeldOutLoss
 from fedsdr.loop import Row
 from fedsdr.model.adapters import adapter_notes, load_adapter
-from fedsdr.model.base import BaseModel, load_base, with_template
+from fedsdr.model.base import BaseModel, with_template
 from fedsdr.model.checkpointing import with_checkpointing
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.model.source import TRUSTED
 from fedsdr.optimizer import LocalSettings

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsdr.assembly import Experiment, Watch, assemble, given
-from fedsdr.conduct import RESULTS
-from fedsdr.config import parse_recipe
 from fedsdr.deployed import is_personal, personal_states
 from fedsdr.errors import MissingExtra, RunError, TaskError, nearest
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm, PerInput, mix_weights, split_mix
-from fedsdr.results import load_results
+from fedsdr.recorded import refuse_changed, run_to_score
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.types import FOLD, ClientData, Tensors
 
@@ -58,16 +56,14 @@ def evaluate_lm_eval(
     include = None if include_path is None else Path(include_path)
     asked = Asked(tuple(tasks), include, limit, shots, chat, batch)
     index = Tasks.for_names(asked.tasks, include)
-    run = RunDirectory.open(Path(directory))
-    run.refuse_if_purged()
-    recipe = parse_recipe(run.recipe(), str(run.root / "recipe.yaml"))
+    run, recipe, rounds_of = run_to_score(directory, round)
     experiment = assemble(recipe, base, algorithm, given(clients, recipe))
     try:
-        _refuse_another(experiment, run)
-        rounds, models = dict[str, int](), dict[str, Any]()
+        refuse_changed(experiment, run)
+        if run.facts()["algorithm"] != experiment.algorithm.name:
+            raise RunError(f"{run.root}: its algorithm is not the one it began with")
+        rounds, models = rounds_of(mix for mix in mixes if mix != BASE), dict[str, Any]()
         for mix in mixes:
-            if mix != BASE:
-                rounds[mix] = _round(run, mix) if round is None else round
             for name, wear in _models(experiment, run, mix, rounds.get(mix, 0), client):
                 models[name] = _scored(experiment, asked, index, wear)
                 (watch or Watch()).note(f"lm-eval: {name} scored")
@@ -135,21 +131,3 @@ def _wear(experiment: Experiment, shared: Tensors, own: Tensors, branches: str) 
     worn = {b: flats[b] for b in split_mix(branches) if b != FOLD}
     with experiment.lora.folded(shared), experiment.lora.wear(worn, mix_weights(branches)):
         yield
-
-
-def _round(run: RunDirectory, mix: str) -> int:
-    """The round deployed; of a run that is not finished, the last one."""
-    if (run.root / RESULTS).is_file():
-        return load_results(run.root)["chosen_rounds"].get(mix, 0)
-    return run.load_latest_checkpoint()[0]
-
-
-def _refuse_another(experiment: Experiment, run: RunDirectory) -> None:
-    """Figures of another base or another algorithm would carry this run's name."""
-    facts = run.facts()
-    for what, now in (
-        ("base_digest", experiment.base.digest),
-        ("algorithm", experiment.algorithm.name),
-    ):
-        if facts[what] != now:
-            raise RunError(f"{run.root}: its {what.partition('_')[0]} is not the one it began with")

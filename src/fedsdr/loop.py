@@ -215,23 +215,6 @@ def _gather(
 ) -> list[str]:
     """Ask, admit, spool; returns why clients were refused or lost. Where memory ran out, the round
     begins again: its clients stand in other groups now."""
-    while True:
-        try:
-            return _ask(cohort, orders, algorithm, run, settings, base_digest, number)
-        except OutOfMemory as told:
-            note(f"round {number}: {told}")
-            run.drop_spool(number)
-
-
-def _ask(
-    cohort: Cohort,
-    orders: Sequence[Order],
-    algorithm: Algorithm,
-    run: RunDirectory,
-    settings: LoopSettings,
-    base_digest: str,
-    number: int,
-) -> list[str]:
     trained = algorithm.trained(number)
     wanted = {
         order.client_id: {
@@ -240,7 +223,18 @@ def _ask(
         for order in orders
     }
     expected = Expected(settings.run, number, base_digest, wanted, settings.heaviest)
-    seen, refused = run.spooled(number), list[str]()
+    while True:
+        try:
+            return _admitted(cohort, orders, expected, run)
+        except OutOfMemory as told:
+            note(f"round {number}: {told}")
+            run.drop_spool(number)
+
+
+def _admitted(
+    cohort: Cohort, orders: Sequence[Order], expected: Expected, run: RunDirectory
+) -> list[str]:
+    seen, refused = run.spooled(expected.round), list[str]()
     fresh = set[str]()
     for answer in cohort.ask(orders, seen):
         if isinstance(answer, Lost):

@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 import fedsdr
 from benchmark_files import FILES, write
-from fedsdr import experiment, sandbox
+from fedsdr import evaluation, experiment, sandbox
 from fedsdr.cli.app import app
 from fedsdr.errors import RunError
+from fedsdr.results import load_results
 
 TINY = """
 data: {atlas: {clients: 2, examples: 10, public: 8}}
@@ -74,7 +75,7 @@ def test_base_and_global_side_by_side(run: Path, data: Path) -> None:
     rounds = {e["mix"]: e["round"] for e in values["entries"]}
     assert rounds == {
         "base": None,
-        "global": experiment.load_results(run)["chosen_rounds"]["global"],
+        "global": load_results(run)["chosen_rounds"]["global"],
     }
 
 
@@ -87,7 +88,7 @@ def test_again_and_rescored_without_a_model(
     def no_model(*arguments: Any, **named: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(experiment, "assemble", no_model)
+    monkeypatch.setattr(evaluation, "assemble", no_model)
     again = json.loads(well(run, "--tasks", "fpb,mmlu", "--data", str(data), "--json", "--rescore"))
     assert again == first
     assert (run / "evaluation" / "global" / "fpb.jsonl").read_bytes() == before
@@ -209,7 +210,7 @@ def test_bad_files_and_no_checkpoints(trained: Path, run: Path, tmp_path: Path) 
     assert result.exit_code == 2
     assert "checkpoint" in result.stderr
     with pytest.raises(RunError, match="holds no run"):
-        experiment.evaluate_tasks(tmp_path, ["fpb"], tmp_path)
+        evaluation.evaluate_tasks(tmp_path, ["fpb"], tmp_path)
 
 
 def test_lm_evals_tasks(trained: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from fedsdr.assembly import ATLAS_BASE
 from fedsdr.cli.app import app
 from fedsdr.errors import DataError, ModelError, RunError
 from fedsdr.export.chat import open_chat
-from fedsdr.model.base import load_base
+from fedsdr.model.loading import load_base
 from toy import TEXTS, recipe, tiny_folder
 
 # PEFT asks transformers in a way that transformers means to drop.

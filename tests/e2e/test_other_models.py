@@ -20,7 +20,8 @@ from fedsdr import ClientData, Example, Recipe, build_recipe, resume, run
 from fedsdr.errors import ModelError
 from fedsdr.evaluate.scoring import Worn
 from fedsdr.model.adapters import load_adapter
-from fedsdr.model.base import linear_layers, load_base
+from fedsdr.model.base import linear_layers
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from toy import TEXTS
 

@@ -16,7 +16,8 @@ from families import add_tokens, family_folder, published_folder
 from fedsdr.cli.app import app
 from fedsdr.config import Recipe, read_recipe
 from fedsdr.errors import ModelError, RecipeError
-from fedsdr.model.base import count_parameters, linear_layers, load_base
+from fedsdr.model.base import count_parameters, linear_layers
+from fedsdr.model.loading import load_base
 from fedsdr.model.outline import outline_base
 from fedsdr.plan import Plan, make_plan, plan_on_paper
 

@@ -16,7 +16,8 @@ from fedsdr.data.batches import draw_steps
 from fedsdr.data.render import Rendered, render
 from fedsdr.experiment import train
 from fedsdr.model.adapters import merged_pairs
-from fedsdr.model.base import BaseModel, keep_norms_wide
+from fedsdr.model.base import BaseModel
+from fedsdr.model.loading import keep_norms_wide
 from fedsdr.model.lora import StackedLora
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm

@@ -20,7 +20,8 @@ from fedsdr.algorithms.registry import make_algorithm
 from fedsdr.assembly import assemble, given
 from fedsdr.deployed import is_personal, personal_states
 from fedsdr.loop import Cohort
-from fedsdr.model.base import BaseModel, keep_norms_wide
+from fedsdr.model.base import BaseModel
+from fedsdr.model.loading import keep_norms_wide
 from fedsdr.parts.algorithm import mix_weights, split_mix
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.types import FOLD, Lost, Order, Update

@@ -20,7 +20,7 @@ LEVELS = (
     {"report"},
     {"sweep", "testing", "demo"},
     {"experiment", "export", "conduct", "assembly", "deployed", "plan", "sources", "results"}
-    | {"lm_eval_run", "trackers", "standalone"},
+    | {"evaluation", "recorded", "lm_eval_run", "trackers", "standalone"},
     {"config", "tree"},
     {"loop"},
     {"cohort"},

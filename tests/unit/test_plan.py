@@ -29,8 +29,9 @@ from fedsdr.config import Recipe, build_recipe
 from fedsdr.data.render import render, render_prompt
 from fedsdr.errors import DataError, FedsdrError, ModelError, RecipeError
 from fedsdr.experiment import train
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import StackedLinear
 from fedsdr.parts.algorithm import Algorithm, Fade, Stage, Term, When
 from fedsdr.parts.views import Raw, Rewritten

@@ -35,7 +35,8 @@ from fedsdr.atlas.world import (
 from fedsdr.data.render import render_prompt
 from fedsdr.distill.generate import Sampling, generate
 from fedsdr.distill.prompts import choose_template, render
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
+from fedsdr.model.loading import load_base
 from fedsdr.tensors import derive_seed
 from fedsdr.types import Example
 

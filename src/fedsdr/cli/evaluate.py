@@ -152,13 +152,13 @@ def evaluate(
     if kind == "--lm-eval":
         _lm_eval(console, as_json, directory, lm_eval or "", include, limit, mix, shots, round)
     elif kind in ("--tasks", "--merge"):
-        from fedsdr import experiment
+        from fedsdr import evaluation
 
         if tasks is None:
-            found = experiment.merge_evaluations(directory, merge or ())
+            found = evaluation.merge_evaluations(directory, merge or ())
         else:
             with progress_watch(console) as watch:
-                found = experiment.evaluate_tasks(
+                found = evaluation.evaluate_tasks(
                     *(directory, _listed(tasks), _given(data), mix or ()),
                     *(round, limit, rescore, run_code, watch),
                 )
@@ -173,10 +173,10 @@ def evaluate(
 def _held_out(
     console: Console, as_json: bool, directory: Path, split: Split, round: int | None, answers: bool
 ) -> None:
-    from fedsdr import experiment
+    from fedsdr import evaluation
 
     with progress_watch(console) as watch:
-        results = experiment.evaluate(directory, split.value, round, watch, answers=answers)
+        results = evaluation.evaluate(directory, split.value, round, watch, answers=answers)
     if as_json:
         print_json(results)
         return

@@ -16,7 +16,8 @@ from fedsdr.export.chosen import Chosen, Finished
 from fedsdr.export.place import placed, sha256
 from fedsdr.export.proof import Heard, Proof, compare, listen, logits_along
 from fedsdr.model.adapters import WEIGHTS, adapter_spec, load_adapter
-from fedsdr.model.base import DTYPES, BaseModel, keep_norms_wide, load_base
+from fedsdr.model.base import BaseModel
+from fedsdr.model.loading import DTYPES, keep_norms_wide, load_base
 from fedsdr.model.lora import StackedLora
 from fedsdr.model.merge import merge_into_base, save_merged
 from fedsdr.model.source import TRUSTED

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedsdr.errors import ModelError
-from fedsdr.model.base import DTYPES, BaseModel
+from fedsdr.model.base import BaseModel
+from fedsdr.model.loading import DTYPES
 from fedsdr.model.lora import StackedLora
 
 # What makes the folder usable besides weights and config.json, as the base's makers wrote it.

@@ -10,17 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from fedsdr.model.base import (
-    DTYPES,
-    BaseModel,
-    Quantized,
-    check_tokenizer,
-    folder_digest,
-    in_out,
-    linear_layers,
-    reading,
-)
+from fedsdr.model.base import BaseModel, in_out, linear_layers
 from fedsdr.model.head import Head
+from fedsdr.model.loading import DTYPES, Quantized, check_tokenizer, folder_digest, reading
 from fedsdr.model.source import find_model
 from fedsdr.model.speech import own_template
 

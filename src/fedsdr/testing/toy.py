@@ -21,8 +21,9 @@ from fedsdr.config import build_recipe
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
 from fedsdr.loop import Cohort, Judge, LoopSettings, Outcome, run_rounds
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm

@@ -17,9 +17,10 @@ from fedsdr.algorithms.objectives import with_objectives
 from fedsdr.algorithms.registry import options
 from fedsdr.config import read_recipe
 from fedsdr.errors import RecipeError
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.injection import Disturbance
+from fedsdr.model.loading import load_base
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.distil import Consistent, Distilled, Represented

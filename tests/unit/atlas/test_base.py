@@ -7,7 +7,8 @@ import pytest
 
 from fedsdr.atlas.check import check, rewriting_faithfulness
 from fedsdr.atlas.pretrain import HERE, Plan
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
+from fedsdr.model.loading import load_base
 
 
 @pytest.fixture(scope="module")

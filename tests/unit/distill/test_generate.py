@@ -20,8 +20,9 @@ from fedsdr.data.render import render_prompt
 from fedsdr.distill import places
 from fedsdr.distill.generate import Sampling, generate, generate_stacked
 from fedsdr.distill.places import draw
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import StackedLora
 from toy import SPECS, TEXTS, examples, loud
 

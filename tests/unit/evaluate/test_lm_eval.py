@@ -33,7 +33,8 @@ from fedsdr.evaluate.lm_eval import Asked, logit_change, score_tasks  # noqa: E4
 from fedsdr.evaluate.lm_eval_model import WornLM  # noqa: E402
 from fedsdr.evaluate.lm_eval_process import no_hub  # noqa: E402
 from fedsdr.lm_eval_run import evaluate_lm_eval  # noqa: E402
-from fedsdr.model.base import BaseModel, keep_norms_wide, load_base  # noqa: E402
+from fedsdr.model.base import BaseModel  # noqa: E402
+from fedsdr.model.loading import keep_norms_wide, load_base  # noqa: E402
 from fedsdr.model.lora import BranchSpec, StackedLora  # noqa: E402
 from toy import TEXTS, clients, recipe  # noqa: E402
 

@@ -22,8 +22,9 @@ from fedsdr.model.adapters import (
     save_adapter,
     write_tensors,
 )
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import fresh_llama, save_folder
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from toy import SPECS
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fedsdr.errors import ModelError
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.checkpointing import with_checkpointing
 from fedsdr.model.injection import Disturbance
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 
 IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 0]])

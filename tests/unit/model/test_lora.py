@@ -11,8 +11,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from fedsdr.errors import ModelError
-from fedsdr.model.base import BaseModel, keep_norms_wide, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
+from fedsdr.model.loading import keep_norms_wide, load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from toy import SPECS, TEXTS, loud
 

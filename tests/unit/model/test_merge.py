@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Con
 
 from fedsdr.errors import ModelError
 from fedsdr.model.adapters import save_adapter
-from fedsdr.model.base import BaseModel, load_base
+from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
+from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.model.merge import merge_into_base, save_merged
 from toy import TEXTS

@@ -1,0 +1,54 @@
+"""What a run directory says of the run: its recipe with the K it really had, the rounds that are
+deployed, and whether base and data are still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from fedsdr.assembly import Experiment
+from fedsdr.conduct import RESULTS
+from fedsdr.config import Recipe, parse_recipe
+from fedsdr.errors import RunError
+from fedsdr.results import load_results
+from fedsdr.runs.directory import RunDirectory
+
+
+def recorded_recipe(run: RunDirectory) -> Recipe:
+    """The recipe, with the K, threads and micro-batch that the run began with or came down to."""
+    recipe, facts = parse_recipe(run.recipe(), str(run.root / "recipe.yaml")), run.facts()
+    running = recipe.run.model_copy(update={"stack": facts["stack"], "threads": facts["threads"]})
+    training = recipe.training.model_copy(update={"micro_batch": facts.get("micro_batch")})
+    return recipe.model_copy(update={"run": running, "training": training})
+
+
+def run_to_score(
+    directory: str | Path, round: int | None
+) -> tuple[RunDirectory, Recipe, Callable[[Iterable[str]], dict[str, int]]]:
+    """The run, its recipe, and which round of each mix is scored: the one asked for, or chosen."""
+    run = RunDirectory.open(Path(directory))
+    run.refuse_if_purged()
+    chosen: Mapping[str, int] = {}
+    if round is None and (run.root / RESULTS).is_file():
+        chosen = load_results(run.root)["chosen_rounds"]
+    other = round if round is not None else run.load_latest_checkpoint()[0]
+    for wanted in {other, *chosen.values()} - set(run.checkpoints()):
+        kept = ", ".join(map(str, run.checkpoints()))
+        raise RunError(f"{run.root} keeps no checkpoint of round {wanted}; there are {kept}")
+    return (
+        run,
+        recorded_recipe(run),
+        lambda mixes: {name: chosen.get(name, other) for name in mixes},
+    )
+
+
+def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
+    """A resume on another base or other data would silently train something else."""
+    facts = run.facts()
+    for key, now in (
+        ("base_digest", experiment.base.digest),
+        ("world", experiment.federation.world),
+    ):
+        if facts[key] != now:
+            what = "base model" if key == "base_digest" else "data"
+            raise RunError(f"{run.root}: the {what} changed since this run began; start a new run")
