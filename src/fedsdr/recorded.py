@@ -50,5 +50,8 @@ def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
         ("world", experiment.federation.world),
     ):
         if facts[key] != now:
-            what = "base model" if key == "base_digest" else "data"
-            raise RunError(f"{run.root}: the {what} changed since this run began; start a new run")
+            what = "base model" if key == "base_digest" else "set of rows"
+            raise RunError(
+                f"{run.root}: the {what} is not the one this run began with; bring that one back, "
+                "or start a new run"
+            )
