@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from browser import browser as browser
 from fedsdr.model.base import BaseModel
 from fedsdr.model.loading import load_base
 from toy import tiny_folder as make_folder

@@ -54,12 +54,13 @@ class Server:
         return self.replay.get(reference, f"In short: {reference}")
 
 
-def prompt_of(body: Mapping[str, Any]) -> str:
+def prompt_of(body: Mapping[str, Any]) -> Any:
     return body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
 
 
 def reference_of(body: Mapping[str, Any]) -> str:
-    found = REFERENCE.search(prompt_of(body))
+    asked = prompt_of(body)
+    found = REFERENCE.search(asked) if isinstance(asked, str) else None  # not if it is tokens
     return found[1] if found else ""
 
 

@@ -24,15 +24,19 @@ if TYPE_CHECKING:
     from fedsdr.errors import FedsdrError
     from fedsdr.evaluate.comparison import compare
     from fedsdr.evaluation import evaluate as score
+    from fedsdr.evaluation import evaluate_tasks, merge_evaluations
     from fedsdr.experiment import distill as rewrite
     from fedsdr.experiment import resume
     from fedsdr.experiment import train as run
+    from fedsdr.export.chat import open_chat
     from fedsdr.export.folder import export_adapter
     from fedsdr.export.merge import merge
+    from fedsdr.lm_eval_run import evaluate_lm_eval
     from fedsdr.parts.algorithm import Algorithm, Stage, Term
     from fedsdr.parts.views import Mixed, Raw, Rewritten
-    from fedsdr.plan import make_plan
+    from fedsdr.plan import make_plan, plan_on_paper
     from fedsdr.results import read_results
+    from fedsdr.standalone import distill_file as rewrite_file
     from fedsdr.types import ClientData, Example
 
 # Name -> where it lives. `run`, `score` and `rewrite` do what the verbs train, evaluate and distill
@@ -55,17 +59,23 @@ _HOMES = {
     "build_recipe": "config:build_recipe",
     "compare": "evaluate.comparison:compare",
     "dump_recipe": "config:dump_recipe",
+    "evaluate_lm_eval": "lm_eval_run:evaluate_lm_eval",
+    "evaluate_tasks": "evaluation:evaluate_tasks",
     "export_adapter": "export.folder:export_adapter",
     "make_algorithm": "algorithms.registry:make_algorithm",
     "make_plan": "plan:make_plan",
     "merge": "export.merge:merge",
+    "merge_evaluations": "evaluation:merge_evaluations",
+    "open_chat": "export.chat:open_chat",
     "parse_recipe": "config:parse_recipe",
     "partition": "data.partition:partition",
+    "plan_on_paper": "plan:plan_on_paper",
     "read_recipe": "config:read_recipe",
     "read_results": "results:read_results",
     "read_table": "data.formats:read_table",
     "resume": "experiment:resume",
     "rewrite": "experiment:distill",
+    "rewrite_file": "standalone:distill_file",
     "run": "experiment:train",
     "score": "evaluation:evaluate",
 }
@@ -88,17 +98,23 @@ __all__ = [
     "build_recipe",
     "compare",
     "dump_recipe",
+    "evaluate_lm_eval",
+    "evaluate_tasks",
     "export_adapter",
     "make_algorithm",
     "make_plan",
     "merge",
+    "merge_evaluations",
+    "open_chat",
     "parse_recipe",
     "partition",
+    "plan_on_paper",
     "read_recipe",
     "read_results",
     "read_table",
     "resume",
     "rewrite",
+    "rewrite_file",
     "run",
     "score",
 ]

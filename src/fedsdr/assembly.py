@@ -120,7 +120,7 @@ def assemble(
         branches = Branches(lora, algorithm, start, wide, ranks)
         trained = pooled(federation) if algorithm.pool else federation.clients
         undo.pop_all()
-    notes = (*federation.notes, *base.notes, *notes)
+    notes = (*federation.notes, *base.notes, *lora.notes, *notes)
     return Experiment(
         recipe,
         base,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,18 @@ from fedsdr.assembly import Experiment, Watch, rewriting_settings
 from fedsdr.atlas.judge import judge
 from fedsdr.atlas.scores import faithful_shares
 from fedsdr.cohort.in_process import RAW, InProcessCohort, rewritten_views
-from fedsdr.deployed import is_personal, means, personal_states, save_adapters, score
+from fedsdr.cohort.observer import RoundObserver
+from fedsdr.deployed import is_personal, personal_states, save_adapters, score
 from fedsdr.distill.audit import summarise, write_audit
 from fedsdr.errors import CorruptArtifact
-from fedsdr.loop import ROUNDS, TIMINGS, Cohort, Judge, LoopSettings, Outcome, run_rounds
+from fedsdr.evaluate.means import ClientScores, means
+from fedsdr.keepsakes.answers import keep_answers
+from fedsdr.keepsakes.profile import keep_profile
+from fedsdr.keepsakes.rewrites import keep_last_rewrites, keep_rewrites
+from fedsdr.loop import ROUNDS, Cohort, Judge, LoopSettings, Outcome, run_rounds
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
+from fedsdr.runs.timings import timed
 from fedsdr.types import ServerState
 
 RESULTS = "results.json"
@@ -46,19 +50,21 @@ def conduct(
             run.root / "partition.json"
         )
     cohort = _cohort(experiment, run, watch)
-    with _timed(run, "rewriting"):
+    with timed(run, "rewriting"):
         cohort.prepare()
+        keep_profile(experiment, run, cohort)
+        keep_rewrites(experiment, run, cohort)
         _write_audit(experiment, run, cohort)
     scorer = experiment.federation.scorer
 
-    def validate(state: ServerState) -> dict[str, dict[str, float]]:
+    def validate(state: ServerState) -> ClientScores:
         own = personal_states(run, state.round)
-        return means(score(experiment, state.shared, own, "validation", watch=watch))
+        return score(experiment, state.shared, own, "validation", watch=watch)
 
     validation = Judge(validate, scorer.best_on, scorer.higher_is_better)
     has_validation = any(c.validation for c in experiment.federation.clients)
     training = recipe.training
-    with _timed(run, "rounds"):
+    with timed(run, "rounds"):
         outcome = run_rounds(
             experiment.algorithm,
             wrap(cohort),
@@ -88,9 +94,14 @@ def conduct(
             validation if has_validation else None,
             watch.told,
             watch.note,
+            RoundObserver(experiment.branches, run, recipe.seed),
         )
-    with _timed(run, "final scores"):
-        return _finish(experiment, run, outcome, watch)
+    with timed(run, "final scores"):
+        results = _finish(experiment, run, outcome, watch)
+    with timed(run, "answers"):
+        keep_last_rewrites(experiment, run, cohort, outcome.state.round)
+        keep_answers(experiment, run, results["chosen_rounds"], watch)
+    return results
 
 
 def _finish(
@@ -166,7 +177,7 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
         stack=experiment.stack,
         max_length=experiment.max_length,
         equal_weights=training.weights == "equal",
-        include_texts=recipe.run.include_texts,
+        include_texts=True,  # for the client's own eyes; the audit leaves them out
         advance=watch.advance,
     )
     cohort.tokens.update({(client, RAW): rows for client, rows in experiment.raw.items()})
@@ -178,22 +189,16 @@ def _write_audit(experiment: Experiment, run: RunDirectory, cohort: InProcessCoh
     rows = [row for client in sorted(cohort.audit) for row in cohort.audit[client]]
     if not rows:
         return
-    write_audit(run.root / "rewriting_audit.jsonl", rows)
+    texts = experiment.recipe.run.include_texts
+    write_audit(
+        run.root / "rewriting_audit.jsonl", (r if texts else replace(r, texts=None) for r in rows)
+    )
     summary: dict[str, Any] = asdict(summarise(rows))
     if (atlas := experiment.federation.atlas) is not None:
         (view, *_others) = rewritten_views(experiment.algorithm)
-        texts = [e for c in cohort.clients for e in cohort.examples(c, view)]
+        trained = [e for c in cohort.clients for e in cohort.examples(c, view)]
         summary["faithful"] = faithful_shares(
-            (atlas.truths[e.id].kind, judge(atlas.truths[e.id], e.response)) for e in texts
+            (atlas.truths[e.id].kind, judge(atlas.truths[e.id], e.response)) for e in trained
         )
     write_json_atomic(run.root / "rewriting.json", summary)
-
-
-@contextmanager
-def _timed(run: RunDirectory, what: str) -> Generator[None]:
-    """Wall seconds go into a file of their own: they differ between runs, results may not."""
-    began = time.monotonic()
-    yield
-    run.append_row(
-        TIMINGS, {"round": 0, "phase": what, "seconds": round(time.monotonic() - began, 3)}
-    )
+    cohort.audit.clear()  # with its texts

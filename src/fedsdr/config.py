@@ -29,6 +29,12 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise ValueError("must be cpu, cuda, or cuda:N for the GPU of that number")
+    return name
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -38,7 +44,7 @@ class Model(Section):
     revision: str | None = None  # of a hub's model: a branch, tag or commit
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     quantize: Literal["8bit", "4bit"] | None = None  # the frozen base alone, by bitsandbytes
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
     max_length: Positive = 1024
     packing: bool = True  # rows one behind the other, where the architecture can
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
@@ -193,6 +199,7 @@ class Evaluation(Section):
     )
     patience: Positive | None = None  # stop after so many evaluations without a better one
     batch: Positive = 128
+    answers: Annotated[int, Field(ge=0)] = 5  # test questions per client that every model answers
 
 
 class Running(Section):

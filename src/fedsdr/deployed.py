@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedsdr.assembly import Experiment, Watch
 from fedsdr.data.render import render_prompt
+from fedsdr.evaluate.means import ClientScores
 from fedsdr.evaluate.scoring import Split, Worn
 from fedsdr.model.adapters import save_adapter
 from fedsdr.parts.algorithm import PerInput, mix_weights, split_mix
@@ -16,7 +17,6 @@ from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import rng_sample
 from fedsdr.types import FOLD, ClientData
 
-ClientScores = Mapping[str, Mapping[str, Mapping[str, float]]]  # mix -> client -> measure -> value
 Personal = Callable[[str], Mapping[str, Tensor]]  # client -> its personal tensors
 Mixes = Mapping[str, str | PerInput]
 
@@ -52,18 +52,6 @@ def is_personal(experiment: Experiment, mix: str | PerInput) -> bool:
     """Whether every client has a model of its own by this mix."""
     own = set(split_mix(mix)) & set(experiment.algorithm.personal())
     return bool(own) or isinstance(mix, PerInput)
-
-
-def means(scores: ClientScores) -> dict[str, dict[str, float]]:
-    """Mix -> measure -> mean over the clients that have it."""
-    out: dict[str, dict[str, float]] = {}
-    for mix, clients in scores.items():
-        measures = dict.fromkeys(m for c in clients.values() for m in c)
-        out[mix] = {
-            m: sum(c[m] for c in clients.values() if m in c) / sum(m in c for c in clients.values())
-            for m in measures
-        }
-    return out
 
 
 def save_adapters(

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from fedsdr import sandbox
 from fedsdr.assembly import Experiment, Watch, assemble, chosen_algorithm, given
-from fedsdr.deployed import means, personal_states, score
+from fedsdr.deployed import personal_states, score
 from fedsdr.errors import RecipeError, SandboxError
 from fedsdr.evaluate.benchmarks.answerer import Answerer, ModelAnswerer
 from fedsdr.evaluate.benchmarks.candidates import candidates, fixed_mixes
 from fedsdr.evaluate.benchmarks.results import Results, merge_files
 from fedsdr.evaluate.benchmarks.run import Setting, evaluate_benchmarks
 from fedsdr.evaluate.benchmarks.tasks import chosen_benchmarks
+from fedsdr.evaluate.means import means
 from fedsdr.evaluate.scoring import Split
 from fedsdr.evaluate.text_scores import WithAnswers
 from fedsdr.model.base import BaseModel

@@ -35,10 +35,13 @@ from fedsdr.distill.rewrite import rewrite
 from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import RunError
 from fedsdr.model.base import BaseModel
+from fedsdr.model.source import TRUSTED
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.plan.estimate import fit
 from fedsdr.plan.problems import refuse_senseless
-from fedsdr.recorded import recorded_recipe, refuse_changed
+from fedsdr.plan.rows import refuse_unusable
+from fedsdr.recorded import judge_facts, recorded_recipe, refuse_changed
+from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic, write_text_atomic
 from fedsdr.runs.lock import run_lock
@@ -61,13 +64,14 @@ def train(
     try:
         refuse_senseless(experiment, custom=algorithm is not None)
         experiment.tokenise()
+        refuse_unusable(experiment)
         if recipe.run.stack == "auto":
             fit(experiment, experiment.raw)
         run = RunDirectory.create(
             Path(out), dump_recipe(recipe), _facts(experiment, algorithm, clients)
         )
         with run_lock(run.root):
-            return conduct(experiment, run, watch or Watch(), wrap)
+            return _conducted(experiment, run, watch or Watch(), wrap)
     finally:
         experiment.close()
 
@@ -96,7 +100,7 @@ def resume(
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
-            return conduct(experiment, run, watch or Watch(), wrap)
+            return _conducted(experiment, run, watch or Watch(), wrap)
         finally:
             experiment.close()
 
@@ -136,6 +140,7 @@ def distill(
                     folder / "drafts",
                     tell=told,
                     include_texts=recipe.run.include_texts,
+                    note=watch.note,
                 )
                 lines = [
                     {
@@ -158,17 +163,27 @@ def distill(
         experiment.close()
 
 
+def _conducted(
+    experiment: Experiment, run: RunDirectory, watch: Watch, wrap: Wrap
+) -> dict[str, Any]:
+    results = conduct(experiment, run, watch, wrap)
+    run.amend({SEAL: sealed((run.root / RESULTS).read_bytes())})
+    return results
+
+
 def _facts(experiment: Experiment, algorithm: object, clients: object) -> dict[str, Any]:
     recipe = experiment.recipe
-    identity = json.dumps(
-        [dump_recipe(recipe), experiment.federation.world, experiment.base.digest]
-    )
+    parts = [dump_recipe(recipe), experiment.federation.world, experiment.base.digest]
+    judge = judge_facts(experiment.algorithm)
+    identity = json.dumps([*parts, *judge.values()])
     return {
         # Derived, not drawn: the same recipe on the same data is the same run, byte by byte.
         "run": hashlib.sha256(identity.encode()).hexdigest()[:16],
         "algorithm": experiment.algorithm.name,
         "from_python": {"algorithm": algorithm is not None, "clients": clients is not None},
         "base_digest": experiment.base.digest,
+        **judge,
+        **({"trusted": True} if recipe.model.path in TRUSTED.get() else {}),
         "world": experiment.federation.world,
         "seed": recipe.seed,
         "stack": experiment.stack,

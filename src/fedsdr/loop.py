@@ -12,24 +12,34 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from fedsdr.cohort.admit import Expected, admit
-from fedsdr.errors import OutOfMemory, RoundFailed, UpdateRefused
+from fedsdr.cohort.admit import Expected
+from fedsdr.cohort.gather import Cohort, gather
+from fedsdr.errors import RoundFailed
+from fedsdr.evaluate.means import ClientScores, means
 from fedsdr.parts.algorithm import Algorithm, is_part
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.ledger import LEDGER, Ledger
-from fedsdr.runs.spool import SpooledUpdates, spool
+from fedsdr.runs.spool import SpooledUpdates
+from fedsdr.runs.timings import TIMINGS, timed
 from fedsdr.tensors import nbytes, rng_sample
-from fedsdr.types import Lost, Order, ServerState, Update
+from fedsdr.types import Order, ServerState, Update
 
-ROUNDS, TIMINGS = "rounds.jsonl", "timings.jsonl"
+ROUNDS, VALIDATION, DIAGNOSTICS = "rounds.jsonl", "validation.jsonl", "diagnostics.jsonl"
 Scores = Mapping[str, Mapping[str, float]]  # mix -> measure -> mean over clients
 Row = Mapping[str, Any]
 
 
-class Cohort(Protocol):
-    """Whoever holds the clients: this process, or a network."""
+class Observe(Protocol):
+    """Whoever looks at a round once it is combined: what was admitted, what of it filters let
+    count, and the server's state before and after."""
 
-    def ask(self, orders: Sequence[Order], answered: set[str]) -> Iterable[Update | Lost]: ...
+    def __call__(
+        self,
+        before: ServerState,
+        admitted: SpooledUpdates,
+        counted: Iterable[Update],
+        after: ServerState,
+    ) -> Row: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,10 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Scores of every deployed mix on validation data; by `measure` each mix has its best round."""
+    """Every client's scores by every deployed mix on validation data; by the mean of `measure` each
+    mix has its best round."""
 
-    validate: Callable[[ServerState], Scores]
+    validate: Callable[[ServerState], ClientScores]
     measure: str
     higher_is_better: bool
 
@@ -83,6 +94,7 @@ def run_rounds(
     judge: Judge | None = None,
     told: Callable[[Row], None] = lambda row: None,
     note: Callable[[str], None] = lambda text: None,
+    observe: Observe | None = None,
 ) -> Outcome:
     """Run, or go on from the last good checkpoint, to the last round."""
     state, best = _recover(first, run, note)
@@ -91,7 +103,9 @@ def run_rounds(
             break
         asked = sample_clients(clients, settings, number)
         orders = _orders(algorithm, asked, state, settings, number)
-        refused = _gather(cohort, orders, algorithm, run, settings, base_digest, number, note)
+        expected = _expected(algorithm, orders, settings, base_digest, number)
+        with timed(run, "training", number):
+            refused = gather(cohort, orders, expected, run, note)
         answered = sorted(run.spooled(number) & set(asked))
         if len(answered) < settings.quorum:
             reasons = "; ".join(refused) or "no client answered"
@@ -105,12 +119,21 @@ def run_rounds(
         kept: Iterable[Update] = updates
         for sift in algorithm.filters:
             kept = sift(state, kept)
-        state = algorithm.combine(state, kept)
+        before = state
+        with timed(run, "combining", number):
+            state = algorithm.combine(before, kept)
         scores: Scores = {}
         if judge and (number % settings.evaluate_every == 0 or number == settings.rounds):
-            scores = judge.validate(state)
+            with timed(run, "validation", number):
+                by_client = judge.validate(state)
+            scores = means(by_client)
             _refuse_diverged(number, scores)
             best = best.after(number, scores, judge)
+            run.append_row(VALIDATION, {"round": number, "scores": by_client})
+        if observe:
+            with timed(run, "diagnostics", number):
+                seen = observe(before, updates, kept, state)
+            run.append_row(DIAGNOSTICS, {"round": number, **seen})
         _commit(run, number, state, best, updates, refused, scores, down, settings, told)
     return Outcome(state, best.rounds)
 
@@ -171,7 +194,7 @@ def _recover(
     number, stored, problems = run.load_latest_checkpoint()
     for problem in problems:
         note(f"{problem}; going on from round {number}")
-    for file in (ROUNDS, TIMINGS, LEDGER):
+    for file in (ROUNDS, VALIDATION, DIAGNOSTICS, TIMINGS, LEDGER):
         run.keep_rows(file, number)
     best = _Best(**stored.meta["best"])
     _tidy(run, number, best)  # a kill may have come between a checkpoint and this
@@ -203,18 +226,14 @@ def _orders(
     ]
 
 
-def _gather(
-    cohort: Cohort,
-    orders: Sequence[Order],
+def _expected(
     algorithm: Algorithm,
-    run: RunDirectory,
+    orders: Sequence[Order],
     settings: LoopSettings,
     base_digest: str,
     number: int,
-    note: Callable[[str], None],
-) -> list[str]:
-    """Ask, admit, spool; returns why clients were refused or lost. Where memory ran out, the round
-    begins again: its clients stand in other groups now."""
+) -> Expected:
+    """What an answer may hold: of each client, what is shared of what this round trains."""
     trained = algorithm.trained(number)
     wanted = {
         order.client_id: {
@@ -222,32 +241,7 @@ def _gather(
         }
         for order in orders
     }
-    expected = Expected(settings.run, number, base_digest, wanted, settings.heaviest)
-    while True:
-        try:
-            return _admitted(cohort, orders, expected, run)
-        except OutOfMemory as told:
-            note(f"round {number}: {told}")
-            run.drop_spool(number)
-
-
-def _admitted(
-    cohort: Cohort, orders: Sequence[Order], expected: Expected, run: RunDirectory
-) -> list[str]:
-    seen, refused = run.spooled(expected.round), list[str]()
-    fresh = set[str]()
-    for answer in cohort.ask(orders, seen):
-        if isinstance(answer, Lost):
-            refused.append(f"client {answer.client_id!r} lost: {answer.reason}")
-            continue
-        try:
-            admit(answer, expected, fresh)
-        except UpdateRefused as error:
-            refused.append(str(error))
-            continue
-        fresh.add(answer.client_id)
-        spool(run, answer)
-    return refused
+    return Expected(settings.run, number, base_digest, wanted, settings.heaviest)
 
 
 def _commit(

@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fedsdr.assembly import Experiment
+from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.conduct import RESULTS
 from fedsdr.config import Recipe, parse_recipe
+from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import RunError
+from fedsdr.model.classifier import classifier_digest
+from fedsdr.parts.algorithm import Algorithm
 from fedsdr.results import load_results
 from fedsdr.runs.directory import RunDirectory
+
+CLASSIFIER = "classifier_digest"  # in run.json
 
 
 def recorded_recipe(run: RunDirectory) -> Recipe:
@@ -43,15 +49,23 @@ def run_to_score(
 
 
 def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
-    """A resume on another base or other data would silently train something else."""
-    facts = run.facts()
-    for key, now in (
-        ("base_digest", experiment.base.digest),
-        ("world", experiment.federation.world),
+    """A resume on another base or other data, or with another classifier to select rewrites by,
+    would silently train something else."""
+    facts, judge = run.facts(), judge_facts(experiment.algorithm)
+    for key, now, what in (
+        ("base_digest", experiment.base.digest, "base model, its tokenizer or its chat template"),
+        ("world", experiment.federation.world, "set of rows"),
+        (CLASSIFIER, judge.get(CLASSIFIER), "classifier that selects rewrites"),
     ):
-        if facts[key] != now:
-            what = "base model" if key == "base_digest" else "set of rows"
+        if facts.get(key, now) != now:
             raise RunError(
                 f"{run.root}: the {what} is not the one this run began with; bring that one back, "
                 "or start a new run"
             )
+
+
+def judge_facts(algorithm: Algorithm) -> dict[str, str]:
+    """The digest of the classifier that rewrites are selected by, where there is one."""
+    rules = [parse_selection(view.selection) for view in rewritten_views(algorithm)]
+    folders = sorted({rule.classifier for rule in rules if rule.classifier is not None})
+    return {CLASSIFIER: "+".join(map(classifier_digest, folders))} if folders else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +11,9 @@ from typing import Any, cast
 
 from fedsdr.errors import CorruptArtifact, RunError
 from fedsdr.evaluate.comparison import DEFAULT_MEASURES, RunResult
-from fedsdr.runs.identity import find
+from fedsdr.runs.identity import find, read_facts
 
-RESULTS = "results.json"
+RESULTS, SEAL = "results.json", "results_sha256"
 KINDS: Mapping[str, type | tuple[type, ...]] = {
     "method": str,
     "seed": int,
@@ -37,6 +38,7 @@ def read_result(directory: Path) -> RunResult:
         world=values["world"],
         lr=float(values["lr"]),
         scores=values["scores"],
+        base=str(read_facts(directory).get("base_digest", "")),
     )
 
 
@@ -45,7 +47,8 @@ def load_results(directory: Path) -> Mapping[str, Any]:
     find(directory)
     path = directory / RESULTS
     try:
-        found: Any = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        found: Any = json.loads(raw)
     except FileNotFoundError:
         raise RunError(
             f"{directory} has no {RESULTS}: the run is not finished; "
@@ -57,7 +60,17 @@ def load_results(directory: Path) -> Mapping[str, Any]:
         raise _damaged(path, str(error)) from None
     values = _checked(path, found)
     _check_scores(path, values["scores"])
+    if read_facts(directory).get(SEAL, sealed(raw)) != sealed(raw):
+        raise RunError(
+            f"{path} is not what this run wrote: it is another run's, or was changed; "
+            f"`fedsdr resume {directory}` writes its own anew"
+        )
     return values
+
+
+def sealed(raw: bytes) -> str:
+    """What run.json keeps of results.json, so that another run's cannot pass for it."""
+    return hashlib.sha256(raw).hexdigest()
 
 
 def default_measures(results: Sequence[RunResult]) -> tuple[str, ...]:

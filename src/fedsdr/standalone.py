@@ -51,7 +51,7 @@ def distill_file(
         engine = (
             BuiltIn(base, how.sampling, how.batch)
             if base is not None and remote is None
-            else remote_engine(how, base)
+            else remote_engine(how, base, watch.note)
         )
         rewritten, audit = rewrite_by(
             engine,

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "tests/unit/cohort")]
+sys.path[:0] = [str(ROOT / f) for f in ("tests", "tests/e2e", "tests/unit/cohort")]
 
+import bad_inputs  # noqa: E402
 import test_admit as admitting  # noqa: E402
 import test_bad_input as cases  # noqa: E402
 
@@ -25,6 +27,7 @@ RECIPES = ("unknown key", "text for a number", "bad yaml", "given twice", "unkno
            "unknown option", "no data", "selection")  # fmt: skip
 DATA = ("bad JSON line", "no response", "null response", "empty client", "a folder")
 COMMANDS = ("recipe is missing", "run is missing", "out is taken", "too many draws")
+LOCAL = re.compile(r"(?<=127\.0\.0\.1):\d+")
 UPDATES = ("NaN", "Inf", "broadcastable (1,)", "half", "missing A", "the private branch",
            "unknown client", "weight 0")  # fmt: skip
 
@@ -75,17 +78,42 @@ def update_rows() -> list[str]:
     return rows
 
 
+def model_rows() -> list[str]:
+    """Of each group a heading, then every case in a workplace of its own."""
+    begun, rows = Path.cwd(), list[str]()
+    fine = begun / "fine"
+    fine.mkdir()
+    os.chdir(fine)
+    bad_inputs.make_workplace(fine)
+    for title, group in bad_inputs.GROUPS.items():
+        rows.append(f"| **{title}** | | |")
+        for kind, case in group.items():
+            place = begun / kind.replace("/", "-")
+            shutil.copytree(fine, place)
+            os.chdir(place)
+            case.change()
+            with case.serving() as server:
+                asked = ("--endpoint", server.url) if server else ()
+                said = cases.refused((*case.arguments, *asked))
+            said = said.replace(f"{place}/", "").replace(str(place), ".")
+            given = f"{case.given}; " if case.given else ""
+            rows.append(row(kind, f"{given}fedsdr {case.arguments[0]}", LOCAL.sub(":8000", said)))
+            os.chdir(begun)
+            shutil.rmtree(place)
+    return rows
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        rows = [*recipe_rows(), *data_rows(), *command_rows(), *update_rows()]
+        rows = [*recipe_rows(), *data_rows(), *command_rows(), *update_rows(), *model_rows()]
     head = (
         "# Bad input, and what is said\n\n"
         "Some of the cases that `tests/e2e/test_bad_input.py` and "
-        "`tests/unit/cohort/test_admit.py` hold; "
-        "each ends with exit code 2\n(an update is refused and recorded, and the round goes on "
-        "with the "
-        "others), without a traceback. Written by\n`python tests/e2e/bad_input_table.py`.\n\n"
+        "`tests/unit/cohort/test_admit.py` hold, and all\nof `tests/e2e/bad_inputs.py`; "
+        "each ends with exit code 2 (an update is refused and recorded, and the\nround goes on "
+        "with the others), without a traceback. Written by `python "
+        "tests/e2e/bad_input_table.py`.\n\n"
         "| kind | given | printed |\n|---|---|---|\n"
     )
     (ROOT / "docs/bad-input.md").write_text(head + "\n".join(rows) + "\n")

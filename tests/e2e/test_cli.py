@@ -29,6 +29,7 @@ from fedsdr.cli.plan_view import show_plan
 from fedsdr.config import Recipe, build_recipe, read_recipe
 from fedsdr.errors import RunError
 from fedsdr.plan import make_plan
+from fedsdr.runs.identity import write_facts
 
 TINY = """
 data: {atlas: {clients: 2, examples: 10, public: 8}}
@@ -37,8 +38,9 @@ rewriting: {max_new_tokens: 40}
 run: {threads: 1}
 """
 VERBS = [
-    *("demo", "init", "plan", "algorithms", "train", "resume", "distill"),
-    *("evaluate", "compare", "merge", "export", "chat", "sweep", "purge"),
+    *("demo", "init", "plan", "algorithms", "train", "resume", "distill", "diagnose"),
+    *("evaluate", "compare", "merge", "export", "chat", "sweep"),
+    *("show", "report", "serve", "purge"),
 ]
 SECRET = "The patient is Ada."
 
@@ -299,7 +301,7 @@ def finished(at: Path, method: str, seed: int, recall: float, **changes: Any) ->
         "chosen_rounds": {"global": 1},
     }
     scores = {"global": {"recall": recall, "retention": 0.9}}
-    (at / "run.json").write_text("{}")
+    write_facts(at, {})
     (at / "results.json").write_text(json.dumps({**results, "scores": scores, **changes}))
     return str(at)
 
@@ -385,9 +387,9 @@ def test_demo_ends_with_one_table_three_sentences_and_the_runs(
     assert table, said
     told, where = said[table.end() :].split("run directory: ", 1)
     assert len(re.findall(r"^\w.*\.$", told, re.MULTILINE)) == 3
-    assert (
-        where
-        == "runs/demo/fedavg\nrun directory: runs/demo/fedsd\nrun directory: runs/demo/fedsdr\n"
+    assert where == (
+        "runs/demo/fedavg\nrun directory: runs/demo/fedsd\nrun directory: runs/demo/fedsdr\n"
+        "to look at them: fedsdr report runs/demo, or fedsdr serve runs/demo\n"
     )
     told = json.loads(well("demo", "--seed", "3", "--json"))
     assert told["directory"] == "runs/demo-2"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from rich.console import Console
 from safetensors import safe_open
@@ -23,6 +27,7 @@ from fedsdr.assembly import ATLAS_BASE
 from fedsdr.cli.app import app
 from fedsdr.errors import DataError, ModelError, RunError
 from fedsdr.export.chat import open_chat
+from fedsdr.model.adapters import WEIGHTS
 from fedsdr.model.loading import load_base
 from toy import TEXTS, recipe, tiny_folder
 
@@ -275,9 +280,43 @@ def test_the_card_counts_and_tells_nothing(small: Path, tmp_path: Path) -> None:
         assert facts["recipe_sha256"] in card
         assert "lr: 0.05" in card
         assert "That by itself protects nobody" in card
+        command = 'fedsdr.run(fedsdr.read_recipe("recipe.yaml"), "DIR", clients=...)'
+        assert f"```\n{command}" in card
+        # Every key as it was in the end, but for what tells of data.
+        told = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+        assert told["training"]["clip"] == 1.0
+        assert told["run"] == {"stack": 2, "threads": 1, "include_texts": False}
+        assert "to be put back" not in card
         every = b"".join(path.read_bytes() for path in out.iterdir()).decode(errors="ignore")
         for private in (SECRET, TEXTS[0][:20], "ward-", str(small.parent), str(tmp_path)):
             assert private not in every, private
+
+
+def test_the_cards_command_makes_the_same_adapter_again(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (data := tmp_path / "private/rows.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": f"What is {i}?", "response": f"{i}."}) + "\n" for i in range(12)
+        )
+    )
+    (tmp_path / "recipe.yaml").write_text(
+        f"data: {{file: {data}, partition: {{clients: 2}}}}\n"
+        "algorithm: {name: fedavg}\ntraining: {rounds: 1, local_steps: 2, clip: null}\n"
+    )
+    given = ("--set", "run.threads=1", "--set", "run.stack=auto", "--set", "training.lr=0.01")
+    well("train", tmp_path / "recipe.yaml", "--out", tmp_path / "run", *given)
+    export_adapter(tmp_path / "run", tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "```\nfedsdr train recipe.yaml --out DIR\n```" in card
+    assert "to be put back: `data.file`." in card
+    assert "private" not in card
+    told = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    assert isinstance(told["run"]["stack"], int)
+    told["data"]["file"] = str(data)
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(told))
+    well("train", tmp_path / "again.yaml", "--out", tmp_path / "again")
+    one, two = (tmp_path / d / "adapters/global" / WEIGHTS for d in ("run", "again"))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_a_purged_run_keeps_its_global_model_only(tmp_path: Path) -> None:
@@ -371,3 +410,47 @@ def test_chat_leaves_out_the_oldest_turns(small: Path, monkeypatch: pytest.Monke
 
 def test_chat_names_the_client_who_is_missing(trained: Path) -> None:
     assert "client 'c7' has no model" in badly("chat", trained, "--client", "c7", "--once", "x")
+
+
+def test_what_a_killed_merge_left_is_removed_by_the_next(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    begun = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from fedsdr.export.place import placed\n"
+        "with placed(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'model.safetensors').write_text('half')\n"
+        "    print('there', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    here: dict[str, Any] = {
+        "cwd": tmp_path,
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+    }
+    held = [subprocess.Popen([sys.executable, "-c", begun, str(out)], **here) for _ in range(2)]
+    try:
+        assert [process.stdout.readline() for process in held] == ["there\n"] * 2
+        left = sorted(tmp_path.glob(".tmp-merged.*"))
+        assert len(left) == 2
+        held[0].kill()
+        held[0].wait()
+        # Nobody's of ours: another name, a file, a folder that others may read.
+        others = [tmp_path / name for name in (".tmp-merged.x.abcdefgh", ".tmp-merge.abcdefgh")]
+        for path in others:
+            path.mkdir(mode=0o700)
+        (file := tmp_path / ".tmp-merged.abcdefgh").write_text("not a folder")
+        (public := tmp_path / ".tmp-merged.abcdefg1").mkdir()
+        public.chmod(0o755)
+        well("merge", trained, "--out", out)
+        (alive,) = [p for p in tmp_path.glob(".tmp-merged.*") if p in left]
+        assert (alive / "model.safetensors").read_text() == "half"
+        assert all(path.exists() for path in (*others, file, public))
+    finally:
+        for process in held:
+            process.kill()
+            process.wait()
+    shutil.rmtree(out)
+    well("export", trained, "--out", out)
+    assert not alive.exists()

@@ -97,6 +97,11 @@ def test_python_compiles_and_uses_public_names(page: str, text: str) -> None:
             assert node.attr in fedsdr.__all__
 
 
+def test_every_public_name_is_in_the_api_page() -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    assert {name for name in fedsdr.__all__ if not re.search(rf"\b{name}\b", page)} == set()
+
+
 def test_the_readme_builds_fedsdr_as_it_is() -> None:
     """The snippet's stages, share and deploys are those of the built-in algorithm."""
     from fedsdr.algorithms.fedsdr import fedsdr as built_in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -27,6 +28,10 @@ from toy import clients, recipe
 
 CLIENTS = list(clients((2, 7, 4, 1)).values())
 ROUNDS = 3
+# One row when rewriting is done; of each round four phases, validation, diagnostics, three
+# messages, and the round itself.
+ROWS = 10
+ROUND_2 = range(1 + ROWS + 1, 1 + 2 * ROWS + 1)
 
 
 class Killed(BaseException):
@@ -64,6 +69,7 @@ class Kill:
 POINTS = {
     "rewriting, nothing stored": Kill(Drafts, "add", 1),
     "rewriting, the third client's drafts stored": Kill(Drafts, "add", 3, after=True),
+    "rewrites of one client kept": Kill(RunDirectory, "save_private_rows", 1, after=True),
     "first checkpoint": Kill(RunDirectory, "save_checkpoint", 1),
     "a client's state stored, its update not handed out": Kill(
         RunDirectory, "save_client_state", 1, after=True
@@ -76,7 +82,6 @@ POINTS = {
     "all spooled, in combine": Kill(Mean, "__call__", 2),
     "combined": Kill(Mean, "__call__", 2, after=True),
     "during validation": Kill(HeldOutLoss, "score", 4),
-    "before the round's row": Kill(RunDirectory, "append_row", 6),
     "after the round's row": Kill(RunDirectory, "save_checkpoint", 3),
     "after the checkpoint": Kill(RunDirectory, "prune_checkpoints", 2),
     "after pruning": Kill(RunDirectory, "drop_spool", 3),
@@ -84,6 +89,7 @@ POINTS = {
     "in the final scoring": Kill(HeldOutLoss, "score", 11),
     "between adapters": Kill(adapters, "save_file", 3),
     "before the results": Kill(conduct, "write_json_atomic", 2),
+    "results there, answers of one client kept": Kill(RunDirectory, "save_private_rows", 6),
 }
 
 
@@ -113,8 +119,11 @@ def remains(root: Path) -> Mapping[str, Any]:
     """All of a run directory that a result may be read from."""
     run = RunDirectory.open(root)
     states = {c.client_id: run.load_client_state(c.client_id, ROUNDS + 1) for c in CLIENTS}
-    files = [root / name for name in ("rounds.jsonl", "ledger.jsonl", "results.json")]
+    names = ("rounds", "validation", "diagnostics", "ledger")
+    files = [root / f"{name}.jsonl" for name in names]
+    files += [root / name for name in ("results.json", "profile.json")]
     files += sorted(p for p in (root / "adapters").rglob("*") if p.is_file())
+    files += sorted(root.glob("clients/*/*.jsonl"))
     return {
         "checkpoints": run.checkpoints(),
         "shared": digest(run.load_checkpoint(ROUNDS).tensors["shared"]),
@@ -122,6 +131,7 @@ def remains(root: Path) -> Mapping[str, Any]:
         "spool": run.spooled(ROUNDS),
         "kept": sorted(str(p.relative_to(root)) for p in root.glob("clients/*/*")),
         "audit": (root / "rewriting.json").read_bytes(),
+        "phases": [(r["round"], r["phase"]) for r in run.rows("timings.jsonl") if r["round"]],
         **{str(p.relative_to(root)): p.read_bytes() for p in files},
     }
 
@@ -140,6 +150,26 @@ def test_killed_there_and_resumed(
     begin_and_die(POINTS[point], chosen, base64, root)
     experiment.resume(root, base=base64, clients=CLIENTS)
     assert remains(root) == undisturbed
+
+
+@pytest.mark.usefixtures("no_fsync")
+@pytest.mark.parametrize("nth", ROUND_2)
+def test_killed_before_any_row_of_a_round(
+    nth: int, chosen: Recipe, undisturbed: Mapping[str, Any], base64: BaseModel, tmp_path: Path
+) -> None:
+    """No row of any file is there twice, and none is missing."""
+    root = tmp_path / "run"
+    begin_and_die(Kill(RunDirectory, "append_row", nth), chosen, base64, root)
+    assert RunDirectory.open(root).checkpoints() == [0, 1]
+    experiment.resume(root, base=base64, clients=CLIENTS)
+    assert remains(root) == undisturbed
+
+
+def test_what_a_round_is_recorded_as(undisturbed: Mapping[str, Any]) -> None:
+    phases = ("training", "combining", "validation", "diagnostics")
+    assert undisturbed["phases"] == [(n, phase) for n in (1, 2, 3) for phase in phases]
+    for file in ("rounds", "validation", "diagnostics"):
+        assert undisturbed[f"{file}.jsonl"].count(b"\n") == ROUNDS
 
 
 @pytest.mark.usefixtures("no_fsync")
@@ -221,7 +251,15 @@ def test_redistilling_resumes_too(tiny_folder: Path, base64: BaseModel, tmp_path
         else:
             experiment.train(chosen, root, base=base64, clients=CLIENTS)
         checkpoint = RunDirectory.open(root).load_checkpoint(ROUNDS)
-        ends.append((checkpoint.digest, (root / "rounds.jsonl").read_bytes()))
+        kept = {c.client_id: root / "clients" / c.client_id / "rewrites.jsonl" for c in CLIENTS}
+        texts = {client: file.read_bytes() for client, file in kept.items()}
+        ends.append((checkpoint.digest, (root / "rounds.jsonl").read_bytes(), texts))
+        for client, text in texts.items():  # of round 3: the drafts drawn last, and no more drawn
+            drafts = (root / "rewrites" / f"{client}.jsonl").read_bytes().splitlines()
+            written = [json.loads(line)["written"] for line in text.splitlines()]
+            assert len(drafts) == 2 * len(written)
+            last = [json.loads(line)["text"] for line in drafts[len(written) :]]
+            assert sorted(written) == sorted(last)
     assert ends[0] == ends[1]
 
 

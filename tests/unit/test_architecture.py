@@ -20,7 +20,8 @@ LEVELS = (
     {"report"},
     {"sweep", "testing", "demo"},
     {"experiment", "export", "conduct", "assembly", "deployed", "plan", "sources", "results"}
-    | {"evaluation", "recorded", "lm_eval_run", "trackers", "standalone"},
+    | {"evaluation", "recorded", "lm_eval_run", "trackers", "standalone", "keepsakes"}
+    | {"diagnosis", "known_rewrites"},
     {"config", "tree"},
     {"loop"},
     {"cohort"},

@@ -16,12 +16,14 @@ from fedsdr.errors import CorruptArtifact, RoundFailed, RunError
 from fedsdr.loop import (
     Judge,
     LoopSettings,
+    Observe,
     Outcome,
     learning_rate,
     run_rounds,
     sample_clients,
 )
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.spool import SpooledUpdates
 from fedsdr.types import ServerState, Update
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -52,6 +54,7 @@ def run(
     cohort: Counting | None = None,
     judge: Judge | None = None,
     clients: tuple[str, ...] = ("a", "b"),
+    observe: Observe | None = None,
     **settings: Any,
 ) -> tuple[Outcome, RunDirectory]:
     try:
@@ -67,13 +70,14 @@ def run(
         replace(SETTINGS, **settings),
         "base",
         judge,
+        observe=observe,
     )
     return outcome, directory
 
 
 def judging(scores: Mapping[int, float], higher: bool = True) -> Judge:
     """A judge with a fixed score per round."""
-    return Judge(lambda s: {"global": {"recall": scores[s.round]}}, "recall", higher)
+    return Judge(lambda s: {"global": {"a": {"recall": scores[s.round]}}}, "recall", higher)
 
 
 def test_a_constant_rate() -> None:
@@ -138,6 +142,56 @@ def test_a_row_says_what_was_done(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_each_client_scored_is_kept_beside_the_means(tmp_path: Path) -> None:
+    """Of "b" the judge knows no redundancy: the mean is over those that have one."""
+    by_client = {
+        "global": {"a": {"recall": 0.25, "redundancy": 0.5}, "b": {"recall": 0.75}},
+        "personal": {"a": {"recall": 1.0}, "b": {"recall": 0.0}},
+    }
+    judge = Judge(lambda state: by_client, "recall", True)
+    _, directory = run(tmp_path / "r", judge=judge, rounds=3, evaluate_every=2)
+    assert directory.rows("validation.jsonl") == [
+        {"round": 2, "scores": by_client}, {"round": 3, "scores": by_client}
+    ]  # fmt: skip
+    assert [row["validation"] for row in directory.rows("rounds.jsonl")] == [
+        {},
+        *2 * [{"global": {"recall": 0.5, "redundancy": 0.5}, "personal": {"recall": 0.5}}],
+    ]
+
+
+def test_who_observes_sees_both_states_and_all_that_was_admitted(tmp_path: Path) -> None:
+    def observe(
+        before: ServerState, admitted: SpooledUpdates, counted: Any, after: ServerState
+    ) -> Mapping[str, Any]:
+        change = float(after.shared["R/w"] - before.shared["R/w"])
+        return {"change": change, "clients": [u.client_id for u in admitted for _ in range(2)]}
+
+    _, directory = run(tmp_path / "r", rounds=2, observe=observe)
+    assert directory.rows("diagnostics.jsonl") == [
+        {"round": n, "change": 1.0, "clients": ["a", "a", "b", "b"]} for n in (1, 2)
+    ]
+
+
+def test_seconds_by_phase(tmp_path: Path) -> None:
+    judge = judging({2: 0.5})
+    _, directory = run(tmp_path / "r", judge=judge, rounds=2, evaluate_every=2)
+    rows = directory.rows("timings.jsonl")
+    assert [(row["round"], row["phase"]) for row in rows] == [
+        (1, "training"), (1, "combining"), (2, "training"), (2, "combining"), (2, "validation")
+    ]  # fmt: skip
+    assert all(0.0 <= row["seconds"] < 60.0 for row in rows)
+
+
+def test_a_round_that_failed_leaves_no_rows_for_the_next_try(tmp_path: Path) -> None:
+    judge = judging({1: 0.5, 2: math.nan})
+    with pytest.raises(RoundFailed, match="diverged"):
+        run(tmp_path / "r", judge=judge, rounds=2)
+    _, directory = run(tmp_path / "r", judge=judging({2: 0.5}), rounds=2)
+    assert [row["round"] for row in directory.rows("validation.jsonl")] == [1, 2]
+    phases = [row["phase"] for row in directory.rows("timings.jsonl") if row["round"] == 2]
+    assert phases == ["training", "combining", "validation"]
+
+
 def test_a_quorum(tmp_path: Path) -> None:
     two = Counting(silent=("b",))
     outcome, _ = run(tmp_path / "r", two, clients=("a", "b", "c"), quorum=2, rounds=1)
@@ -170,7 +224,7 @@ def test_the_best_round_on_validation(
 ) -> None:
     finite = {r: s for r, s in scores.items() if math.isfinite(s)}
     judge = Judge(
-        lambda s: {"global": {"recall": scores[s.round]} if s.round in finite else {}},
+        lambda s: {"global": {"a": {"recall": scores[s.round]} if s.round in finite else {}}},
         "recall",
         higher,
     )
@@ -189,7 +243,7 @@ def test_every_deployed_model_has_a_best_round_of_its_own(tmp_path: Path) -> Non
         "personal": {1: 0, 2: 0.3, 3: 0.5, 4: 0.2},
     }
     judge = Judge(
-        lambda s: {mix: {"recall": by_round[s.round]} for mix, by_round in scores.items()},
+        lambda s: {mix: {"a": {"recall": of[s.round]}} for mix, of in scores.items()},
         "recall",
         True,
     )

@@ -23,16 +23,18 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from families import family_folder
 from fedsdr.algorithms.fedsdr import fedsdr
 from fedsdr.assembly import ATLAS_BASE, assemble, local_settings
 from fedsdr.config import Recipe, build_recipe
 from fedsdr.data.render import render, render_prompt
 from fedsdr.errors import DataError, FedsdrError, ModelError, RecipeError
 from fedsdr.experiment import train
-from fedsdr.model.base import BaseModel
+from fedsdr.model.base import BaseModel, held_bytes
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.loading import load_base
 from fedsdr.model.lora import StackedLinear
+from fedsdr.model.outline import outline_base
 from fedsdr.parts.algorithm import Algorithm, Fade, Stage, Term, When
 from fedsdr.parts.views import Raw, Rewritten
 from fedsdr.plan import Plan, estimate, make_plan, plan_json
@@ -637,6 +639,26 @@ def test_plans_for_any_model(other: Path) -> None:
     assert not kinds & {"lm_head"}
 
 
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+def test_a_quantised_bases_constants_are_counted(quantize: Any, tmp_path: Path) -> None:
+    """By hand, of the seven linear layers of a block: half a byte (a whole one) a weight, and what
+    it takes to read them. The head, the embedding and the norms stay as they are."""
+    made = family_folder(tmp_path / "wide", "llama, wide")
+    base = load_base(made, quantize=quantize)
+    shapes = [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
+    packed = 0
+    for wide, out in shapes:
+        blocks = wide * out // 64
+        tables = 16 * 4 + 256 * 4 + 4  # NF4's 16 values, the constants' 256, their mean
+        four = wide * out // 2 + blocks + 4 * -(-blocks // 256) + tables
+        packed += 2 * (four if quantize == "4bit" else wide * out + 4 * out)
+    rows = base.net.get_input_embeddings().get_parameter("weight").shape[0]
+    rest = 4 * (2 * rows * 64 + 5 * 64)
+    buffers = sum(b.nbytes for b in base.net.buffers())
+    assert held_bytes(base.net) == packed + rest + buffers
+    assert held_bytes(outline_base(made, quantize=quantize).net) == held_bytes(base.net)
+
+
 def test_refuses_rewriting_beyond_the_positions(other: Path) -> None:
     plan = make_plan(recipe({"model.path": str(other), "rewriting.max_new_tokens": 250}))
     assert told(plan.problems, "max_new_tokens (250)", "256 positions")
@@ -645,6 +667,25 @@ def test_refuses_rewriting_beyond_the_positions(other: Path) -> None:
     assert told(
         short.problems, "client 'wide', example 'wide-0'", "fills the model's 256 positions"
     )
+
+
+def test_training_refuses_them_too_before_anything_is_written(other: Path, tmp_path: Path) -> None:
+    changes = {"model.path": str(other), "rewriting.max_new_tokens": 4}
+    for data, named in (
+        ([client("wide", ["Blue. " * 300])], "example 'wide-0': the rewriting prompt fills"),
+        ([replace(client(), test=client("late", ["x"]).train)], "the prompt alone fills"),
+    ):
+        if "alone" in named:
+            (row, *_) = data[0].test
+            data = [replace(data[0], test=(replace(row, prompt="Blue. " * 300),))]
+        with pytest.raises(DataError, match=named):
+            train(recipe(changes), tmp_path / "out", clients=data)
+        assert not (tmp_path / "out").exists()
+    engine = {"url": "http://127.0.0.1:9/v1", "model": "m"}
+    served = recipe({**changes, "rewriting.engine": engine})
+    long = [client("wide", ["Blue. " * 300])]
+    # How much an endpoint's model can take is not known here.
+    assert not told(make_plan(served, clients=long).problems, "the rewriting prompt")
 
 
 def test_refuses_atlas_rows_that_could_not_be_answered(

@@ -19,7 +19,7 @@ from rich.panel import Panel
 
 from fedsdr.cli.options import AsJson, RunPath
 from fedsdr.cli.printing import complain, plain, print_json, say, talk
-from fedsdr.errors import DataError
+from fedsdr.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from fedsdr.export.chat import Answer, Chat
@@ -143,6 +143,8 @@ def chat(
     """
     from fedsdr.export.chat import open_chat
 
+    if once is not None and not once.strip():
+        raise RecipeError("--once is empty; say what is to be asked")
     typed = once is None and sys.stdin.isatty()
     with open_chat(directory, client, temperature) as talking:
         if typed:

@@ -11,7 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 from fedsdr import __version__
-from fedsdr.cli import adapters, algorithms, evaluate, prepare, run, study, sweep
+from fedsdr.cli import (
+    adapters,
+    algorithms,
+    diagnose,
+    evaluate,
+    prepare,
+    report,
+    run,
+    serve,
+    show,
+    study,
+    sweep,
+)
 from fedsdr.cli.printing import complain
 from fedsdr.errors import FedsdrError
 
@@ -83,6 +95,8 @@ def fedsdr(
     Stopped halfway:  fedsdr resume runs/fedsdr-seed1
     Which methods:    fedsdr algorithms
     Many runs:        fedsdr sweep recipe.yaml --out runs/sweep
+    Look at them:     fedsdr show runs/fedsdr-seed1, fedsdr serve runs,
+                      fedsdr report runs/fedsdr-seed1
     """
     if trusted:
         from fedsdr.model.source import TRUSTED
@@ -98,12 +112,16 @@ for verb in (
     run.train,
     run.resume,
     prepare.distill,
+    diagnose.diagnose,
     evaluate.evaluate,
     study.compare,
     adapters.merge,
     adapters.export,
     adapters.chat,
     sweep.sweep,
+    show.show,
+    report.report,
+    serve.serve,
     run.purge,
 ):
     app.command()(verb)

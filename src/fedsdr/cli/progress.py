@@ -1,4 +1,4 @@
-"""Progress of a run: bars on a terminal, plain lines elsewhere.
+"""Progress of a run: a live table and bars on a terminal, plain lines elsewhere.
 
 with progress_watch(console, rounds=10, title="FedSD") as watch:
     fedsdr.run(recipe, "runs/first", watch)
@@ -7,12 +7,13 @@ with progress_watch(console, rounds=10, title="FedSD") as watch:
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,33 +25,40 @@ from rich.progress import (
 )
 
 from fedsdr.cli.printing import say, size
+from fedsdr.cli.rounds_table import DriftFile, rounds_table
 
 if TYPE_CHECKING:
     from fedsdr.assembly import Watch
 
 PATIENCE = 10.0  # seconds without news, after which a plain line says how far it is
 MEASURES_SHOWN = 3  # of each mix, in a round's line
+ROUNDS_TOGETHER = 7 * 86400.0  # rich forgets a pace after so many seconds; a round may last hours
+LINES_BELOW = 9  # the table's title, head and rules, the bars, and a line to breathe
 
 
 @contextmanager
-def progress_watch(console: Console, rounds: int = 0, title: str = "") -> Generator[Watch]:
-    """Shows what happens inside the `with` block; without rounds, no bar and no lines for them."""
+def progress_watch(
+    console: Console, rounds: int = 0, title: str = "", directory: Path | None = None
+) -> Generator[Watch]:
+    """Shows what happens inside the `with` block; without rounds, no bar and no lines for them.
+
+    From the run's directory comes what the rows do not tell: how far the clients drifted.
+    """
     from fedsdr.assembly import Watch
 
     if not console.is_terminal:
         lines = _Lines(console, rounds, title)
         yield Watch(lines.advance, lines.told, lines.note)
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bars = _Bars(console, rounds, title, progress)
-        yield Watch(bars.advance, bars.told, bars.note)
+    seen = _Seen(console, rounds, title, DriftFile(directory))
+    with _TableAndBars(seen) as progress:
+        bars = _Bars(console, rounds, title, progress, seen)
+        try:
+            yield Watch(bars.advance, bars.told, bars.note)
+        finally:
+            progress.stop()
+            if seen.rows:
+                console.print(seen.table(len(seen.rows)))
 
 
 def round_line(row: Mapping[str, Any], rounds: int) -> str:
@@ -83,6 +91,9 @@ class _Lines:
 
     def told(self, row: Mapping[str, Any]) -> None:
         self.note(round_line(row, self.rounds))
+        self.refused(row)
+
+    def refused(self, row: Mapping[str, Any]) -> None:
         for reason in row["refused"]:
             self.note(f"  {reason}")
 
@@ -91,12 +102,50 @@ class _Lines:
         self.last_news = time.monotonic()
 
 
-class _Bars(_Lines):
-    """A bar for the rounds and one for what is going on; notes and rounds scroll by above them."""
+@dataclass(slots=True)
+class _Seen:
+    """The rounds told so far, and how they look."""
 
-    def __init__(self, console: Console, rounds: int, title: str, progress: Progress) -> None:
+    console: Console
+    rounds: int
+    title: str
+    drift: DriftFile
+    rows: list[Mapping[str, Any]] = field(default_factory=lambda: list[Mapping[str, Any]]())
+
+    def table(self, newest: int) -> RenderableType:
+        return rounds_table(self.rows[-newest:], self.rounds, self.title, self.drift.by_round())
+
+
+class _TableAndBars(Progress):
+    """What stands at the foot of the terminal while a run goes on."""
+
+    def __init__(self, seen: _Seen) -> None:
+        self.seen = seen
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=seen.console,
+            transient=True,
+            speed_estimate_period=ROUNDS_TOGETHER,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.seen.rows:
+            yield self.seen.table(max(3, self.console.height - LINES_BELOW))
+        yield from super().get_renderables()
+
+
+class _Bars(_Lines):
+    """A bar for the rounds and one for what is going on; notes scroll by above the table."""
+
+    def __init__(
+        self, console: Console, rounds: int, title: str, progress: Progress, seen: _Seen
+    ) -> None:
         super().__init__(console, rounds, title)
-        self.progress = progress
+        self.progress, self.seen = progress, seen
         name = f"{title} rounds".strip()
         self.round_bar = progress.add_task(name, total=rounds) if rounds else None
         self.work_bar: TaskID | None = None
@@ -109,6 +158,10 @@ class _Bars(_Lines):
         self.progress.update(self.work_bar, completed=done, total=total)
 
     def told(self, row: Mapping[str, Any]) -> None:
-        super().told(row)
         if self.round_bar is not None:
+            if not self.seen.rows and row["round"] > 1:
+                # Resumed: the rounds before took this process no time, and say nothing of its pace.
+                self.progress.reset(self.round_bar, completed=row["round"] - 1)
             self.progress.update(self.round_bar, completed=row["round"])
+        self.seen.rows.append(row)
+        self.refused(row)

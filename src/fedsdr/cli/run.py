@@ -63,7 +63,8 @@ def train(
     from fedsdr.trackers import follow
 
     console = talk(as_json)
-    with _resumable(directory), progress_watch(console, chosen.training.rounds) as watch:
+    watching = progress_watch(console, chosen.training.rounds, directory=directory)
+    with _resumable(directory), watching as watch:
         results = follow(
             tracker or (), directory, watch, lambda told: experiment.train(chosen, directory, told)
         )
@@ -85,7 +86,8 @@ def resume(directory: RunPath, tracker: Trackers = None, as_json: AsJson = False
 
     recipe = parse_recipe(RunDirectory.open(directory).recipe(), str(directory / "recipe.yaml"))
     console = talk(as_json)
-    with _resumable(directory), progress_watch(console, recipe.training.rounds) as watch:
+    watching = progress_watch(console, recipe.training.rounds, directory=directory)
+    with _resumable(directory), watching as watch:
         results = follow(
             tracker or (), directory, watch, lambda told: experiment.resume(directory, told)
         )

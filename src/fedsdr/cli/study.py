@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,6 +63,8 @@ def demo(
         say(console, sentence)
     for method in done.runs:
         say(console, f"run directory: {done.out / method}")
+    place = shlex.quote(str(done.out))
+    say(console, f"to look at them: fedsdr report {place}, or fedsdr serve {place}")
 
 
 def compare(

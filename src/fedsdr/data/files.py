@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from fedsdr.errors import DataError, nearest
+
+LONGEST_LABEL = 1000  # of ids and domains, which messages and tables show
+NOTHING_VISIBLE = "holds no visible character; drop the row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,18 @@ class Row:
     def label(self, column: str) -> str:
         value = self.values.get(column)
         is_integer = isinstance(value, int) and not isinstance(value, bool)
-        return str(value) if is_integer else self.optional(column)
+        text = str(value) if is_integer else self.optional(column)
+        if len(text) > LONGEST_LABEL:
+            raise self.error(f"is longer than the {LONGEST_LABEL} characters of a label", column)
+        return text
 
     def checked(self, value: object, column: str, blank: bool = False) -> str:
         if value is None:
             raise self.error("is missing", column)
         if not isinstance(value, str):
             raise self.error(f"must be text, not {kind(value)}", column)
-        if not blank and not value.strip():
-            raise self.error("is empty", column)
+        if not blank and not _says_something(value):
+            raise self.error("is empty" if not value.strip() else NOTHING_VISIBLE, column)
         if "\0" in value:
             raise self.error("holds a NUL character", column)
         if re.search("[\ud800-\udfff]", value):
@@ -105,7 +112,11 @@ def parse_json(text: str, path: Path, line: int | None = None) -> object:
         where, why = f"line {line or 1}", "a number has too many digits"
     except RecursionError:
         where, why = f"line {line or 1}", "nested too deeply"
-    hint = " (one record per line? then name the file .jsonl)" if why == "Extra data" else ""
+    hint = ""
+    if why == "Extra data" and line is None:
+        hint = " (one record per line? then name the file .jsonl)"
+    elif why == "Extra data":
+        hint = " (each record needs a line of its own, ended by a line feed)"
     raise DataError(f"{path}, {where}: not valid JSON: {why}{hint}")
 
 
@@ -199,6 +210,11 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     if not rows:
         raise DataError(f"{path}: has no rows")
     return rows
+
+
+def _says_something(text: str) -> bool:
+    """Whether any character of it shows: a byte order mark, say, or a zero-width space does not."""
+    return any(not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf") for c in text)
 
 
 def kind(value: object) -> str:

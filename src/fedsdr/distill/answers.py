@@ -36,7 +36,7 @@ _CODE_LINE = re.compile(
     r"|SELECT\s.+\sFROM\s|INSERT INTO |UPDATE \w+ SET|CREATE TABLE |<\?php|<!DOCTYPE)"
     r"|</[a-z]\w*>|<[a-z]\w* [\w-]+=|[)}\]\"'];\s*$|\{\s*$"
 )
-_QUERY = re.compile(r"^\s*SELECT\s[^;]{1,300}?\n\s*FROM\s", re.MULTILINE)
+_QUERY = re.compile(r"^[^\S\n]*SELECT\s[^;]{1,300}?\n\s*FROM\s", re.MULTILINE)
 # An operation before `=`, or a variable of one letter.
 _LEFT_OF_EQUALS = re.compile(
     r"(?:[-\u2013\u2212+*/\u00d7\u00f7^]|\dx|\sx)\s*[$€£(]*\d[\d.,]*%?"

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
 from socket import gaierror
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from fedsdr.distill.hosts import is_here, refusal
-from fedsdr.distill.reply import BadReply, read_reply, server_words
+from fedsdr.distill.reply import BadReply, other_model, read_reply, server_words
 from fedsdr.distill.selection import Draft
 from fedsdr.errors import RecipeError
 
@@ -75,14 +76,20 @@ class Line:
     api_key: str | None = field(repr=False)
     _open: http.client.HTTPConnection | None = None
 
-    def ask(self, body: Mapping[str, Any], texts: Sequence[str]) -> Draft:
-        """One draft; `texts` are what the record says, which no message may repeat."""
+    def ask(self, body: Mapping[str, Any], texts: Sequence[str]) -> tuple[Draft, str | None]:
+        """One draft, and the other model that it comes from, if it says so; `texts` are what the
+        record says, which no message may repeat."""
         try:
             status, headers, answer = self._post(json.dumps(body).encode())
+            words = partial(server_words, answer, [*texts, self.api_key or ""])
             if status != 200:
-                words = server_words(answer, [*texts, self.api_key or ""])
-                raise _refused(self.endpoint, status, headers, words)
-            return read_reply(self.endpoint.protocol, headers.get("Content-Type", ""), answer)
+                raise _refused(self.endpoint, status, headers, words())
+            kind = headers.get("Content-Type", "")
+            try:
+                draft = read_reply(self.endpoint.protocol, kind, answer, body["max_tokens"])
+            except BadReply as error:
+                raise Unanswered(f"{error}{words()}", "again") from None
+            return draft, other_model(self.endpoint.model, answer)
         except (ConnectionRefusedError, gaierror) as error:
             raise Unanswered(f"does not answer: {_reason(error)}", "down") from None
         except ssl.SSLCertVerificationError as error:
@@ -180,7 +187,13 @@ def _retry_after(headers: http.client.HTTPMessage) -> float | None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "it hung up without an answer"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
+    if isinstance(error, BadReply):
+        return str(error)
+    if isinstance(error, http.client.IncompleteRead):
+        return "its answer broke off"
     # Messages of http.client can quote what the server sent.
-    return str(error) if isinstance(error, BadReply) else type(error).__name__
+    return f"it does not speak HTTP as it should ({type(error).__name__})"

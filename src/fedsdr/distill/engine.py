@@ -14,9 +14,9 @@ from fedsdr.data.render import render_prompt
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.generate import Progress, Sampling, generate, no_progress
 from fedsdr.distill.selection import Draft
+from fedsdr.errors import DataError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
-from fedsdr.model.speech import own_template
 from fedsdr.types import Example
 
 WINDOW = 8  # batches that are drawn together, and stored together
@@ -78,15 +78,15 @@ class BuiltIn:
         return self._told(Teacher().digest)
 
     def _told(self, teacher: str) -> list[str]:
-        # The tokenizer's own template is in the base's digest already.
-        own = own_template(self.base.tokenizer)[0]
-        other = [] if self.base.template == own else [self.base.template]
-        return [self.base.digest, teacher, f"torch.{self.base.precision}", *other]
+        return [self.base.digest, teacher, f"torch.{self.base.precision}"]
 
     def write(self, asked: Sequence[Asked], drafts: Drafts, progress: Progress) -> None:
         """Window by window. What is drawn together depends on what is asked, never on what is known
         already: a run that was killed here draws from the same logits, to the last bit."""
         prompts = [render_prompt(self.base, one.prompt) for one in asked]
+        for one, prompt in zip(asked, prompts, strict=True):
+            if wrong := no_room(self.base, len(prompt), self.sampling.max_new_tokens):
+                raise DataError(f"example {one.example.id!r}: {wrong}")
         by_length = sorted(range(len(asked)), key=lambda i: (len(prompts[i]), i))
         for start in range(0, len(asked), WINDOW * self.batch):
             window = by_length[start : start + WINDOW * self.batch]
@@ -111,6 +111,19 @@ class BuiltIn:
             drafts.add(found)
             if not told:
                 progress(len(missing))
+
+
+def no_room(base: BaseModel, prompt: int, new: int) -> str:
+    """Why a rewriting prompt of so many tokens leaves no room for the rewrite; nothing if it
+    does."""
+    if prompt + new <= base.max_length:
+        return ""
+    if prompt >= base.max_length:
+        return f"the rewriting prompt fills the model's {base.max_length} positions; drop the row"
+    return (
+        f"the rewriting prompt and rewriting.max_new_tokens ({new}) exceed the model's "
+        f"{base.max_length} positions; lower it, or drop the row"
+    )
 
 
 def worn_teacher(lora: StackedLora, teacher: Teacher) -> Callable[[], AbstractContextManager[None]]:

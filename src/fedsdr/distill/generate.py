@@ -21,9 +21,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    text: str
+    raw: str  # what was drawn, white space and all
     tokens: int
     hit_limit: bool
+
+    @property
+    def text(self) -> str:
+        return self.raw.strip()
 
 
 def no_progress(done: int) -> None:
@@ -70,5 +74,5 @@ def generate_stacked(
 
 
 def _generated(base: BaseModel, row: Row, sampling: Sampling) -> Generated:
-    text = str(base.tokenizer.decode(row.drawn, skip_special_tokens=True)).strip()
-    return Generated(text, len(row.drawn), len(row.drawn) >= sampling.max_new_tokens)
+    raw = str(base.tokenizer.decode(row.drawn, skip_special_tokens=True))
+    return Generated(raw, len(row.drawn), len(row.drawn) >= sampling.max_new_tokens)

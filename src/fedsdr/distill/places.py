@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedsdr.errors import ModelError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.cache import aligned, can_regroup, regroup
 
@@ -131,6 +132,7 @@ class Places:
         if any(row.uniforms for row in rows):
             numbers = [0.0 if row.ended else row.uniforms[len(row.drawn)] for row in rows]
             uniform = torch.tensor(numbers, dtype=torch.float32, device=logits.device)
+        self._refuse_nonsense(rows, logits)
         tokens = draw(logits.float(), self.sampling, uniform)
         ended = 0
         for row, token in zip(rows, tokens.tolist(), strict=True):
@@ -142,6 +144,15 @@ class Places:
         if ended:
             self.progress(ended)
         return tokens
+
+    def _refuse_nonsense(self, rows: Sequence[Row], logits: Tensor) -> None:
+        """NaN draws no token, and a greedy answer from it would look like one."""
+        finite = logits.amax(-1).isfinite().tolist()
+        if not all(fine or row.ended for row, fine in zip(rows, finite, strict=True)):
+            raise ModelError(
+                f"{self.base.path}: its answers are no finite numbers in {self.base.precision}; "
+                "set model.dtype to bfloat16 or float32, or the weights are damaged"
+            )
 
 
 def _going(batches: Sequence[_Batch], clients: int) -> list[list[int]]:

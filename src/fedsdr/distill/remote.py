@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from fedsdr.data.render import messages_of
+from fedsdr.data.render import messages_of, render_prompt
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.endpoint import Endpoint, Line, Unanswered
 from fedsdr.distill.engine import Asked
@@ -37,12 +37,14 @@ Result = Draft | Unanswered | None  # None: of a thread that failed
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """`text` renders a prompt for the protocol `completions`, where the server has no template."""
+    """`rendered` makes a prompt for the protocol `completions`, where the server has no
+    template."""
 
     endpoint: Endpoint
     sampling: Sampling
-    text: Callable[[Example], str] | None = None
+    rendered: Callable[[Example], str | list[int]] | None = None
     template: str = ""
+    note: Callable[[str], None] = lambda text: None
 
     @property
     def address(self) -> Sequence[str]:
@@ -58,7 +60,15 @@ class Remote:
         missing = [one for one in asked if one.key not in drafts]
         once = {one.key: one for one in missing}  # twins are asked for once
         if once:
-            _Asking(self, list(once.values()), drafts, progress).all()
+            asking = _Asking(self, list(once.values()), drafts, progress)
+            try:
+                asking.all()
+            finally:
+                for other in sorted(asking.others):
+                    self.note(
+                        f"the endpoint answers as model {other!r}, not as "
+                        f"{self.endpoint.model!r}; is it the one that is meant?"
+                    )
         progress(len(missing) - len(once))
 
     def body(self, one: Asked) -> dict[str, Any]:
@@ -74,14 +84,20 @@ class Remote:
         }
         if chosen.top_k:  # not of the protocol, but known to the servers that can do it
             body["top_k"] = chosen.top_k
-        if self.text is None:
+        if self.rendered is None:
             return body | {"messages": messages_of(one.prompt)}
-        return body | {"prompt": self.text(one.prompt)}
+        return body | {"prompt": self.rendered(one.prompt)}
 
 
-def completion_text(base: BaseModel) -> Callable[[Example], str]:
-    """Prompts as text, by the base's chat template."""
-    return lambda example: base.chat(messages_of(example), opened=True).replace(GUARD, "")
+def completion_prompt(base: BaseModel) -> Callable[[Example], str | list[int]]:
+    """Prompts by the base's chat template: as text, but as tokens, which the protocol knows too,
+    where the record says what a server would read as a special token."""
+
+    def rendered(example: Example) -> str | list[int]:
+        text = base.chat(messages_of(example), opened=True)
+        return render_prompt(base, example) if GUARD in text else text
+
+    return rendered
 
 
 @dataclass(slots=True)
@@ -100,7 +116,8 @@ class _Asking:
     )
     over: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    answers: int = 0  # so far; guarded by the lock, like the next
+    answers: int = 0  # so far; guarded by the lock, like the next two
+    others: set[str] = field(default_factory=lambda: set[str]())  # models that it says it is
     not_before: float = 0.0  # when the server wants to be asked again
 
     def all(self) -> None:
@@ -157,7 +174,7 @@ class _Asking:
                 else:
                     in_vain = 0
             if in_vain and (not useful or in_vain >= max(2, many)):
-                raise self._stopped(f"does not answer: {missing[-1][1].why}")
+                raise self._stopped(f"no answer to use: {missing[-1][1].why}")
             if not useful and (worthless := len(empty) + len(missing)) >= WORTHLESS:
                 why = missing[-1][1].why if missing else "no text in them"
                 raise self._stopped(f"its first {worthless} answers were of no use: {why}")
@@ -181,7 +198,7 @@ class _Asking:
         while True:
             self.over.wait(max(0.0, self.not_before - time.monotonic()))
             try:
-                draft = line.ask(body, texts)
+                draft, other = line.ask(body, texts)
             except Unanswered as problem:
                 if problem.then in ("row", "stop"):
                     return problem
@@ -195,6 +212,7 @@ class _Asking:
             else:
                 with self.lock:
                     self.answers += 1
+                    self.others |= {other} if other is not None else set()
                 return draft
 
     def _wait(self, told: float | None, tries: int, jitter: Random) -> None:
@@ -206,8 +224,10 @@ class _Asking:
             self.not_before = max(self.not_before, time.monotonic() + told)
 
     def _stopped(self, why: str) -> EndpointError:
+        end = "" if why.endswith(("?", ".")) else "."
         return self._error(
-            f"{why}. What it answered before is stored; the same command goes on where it stopped"
+            f"{why}{end} What it answered before is stored; the same command goes on where it "
+            "stopped"
         )
 
     def _error(self, what: str) -> EndpointError:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from fedsdr.distill.selection import Draft
 
+LONGEST_TOKEN = 256  # characters
 LONGEST_WORDS = 200  # characters of a server's own message that are passed on
 SHARED = 12  # characters in a row that such a message may not share with a record …
 SHORTEST = 3  # … or a whole text of a record, from this length on
@@ -18,15 +19,20 @@ class BadReply(Exception):
     """The server's answer is not one of the protocol."""
 
 
-def read_reply(protocol: Literal["chat", "completions"], kind: str, body: bytes) -> Draft:
-    """The first choice's text, and whether it stopped at the token limit."""
+def read_reply(
+    protocol: Literal["chat", "completions"], kind: str, body: bytes, tokens: int
+) -> Draft:
+    """The first choice's text, and whether it stopped at the limit of so many tokens."""
     if "json" not in kind.lower():
         raise BadReply(f"its answer is {_named(kind)}, not application/json")
     try:
         answer: Any = json.loads(body)
     except (ValueError, RecursionError):
         raise BadReply("its answer is not valid JSON") from None
-    choices: Any = _mapping(answer, "the answer").get("choices")
+    held = _mapping(answer, "its answer")
+    if held.get("error"):
+        raise BadReply("its answer is an error")
+    choices: Any = held.get("choices")
     if not isinstance(choices, list) or not choices:
         raise BadReply("its answer holds no choices")
     choice = _mapping(cast("list[object]", choices)[0], "choices[0]")
@@ -43,6 +49,8 @@ def read_reply(protocol: Literal["chat", "completions"], kind: str, body: bytes)
         raise BadReply("its finish_reason is no text")
     if re.search("[\0\ud800-\udfff]", text):
         raise BadReply("its answer holds what is no text (NUL, or half of a surrogate pair)")
+    if len(text) > LONGEST_TOKEN * tokens:
+        raise BadReply(f"its answer has {len(text)} characters, more than {tokens} tokens can have")
     return Draft(text.strip(), end in ("length", "max_tokens", "content_filter"))
 
 
@@ -62,6 +70,13 @@ def server_words(body: bytes, texts: Sequence[str]) -> str:
         if len(text) >= SHORTEST and any(piece in told for piece in pieces):
             return ""
     return f": {words!r}"
+
+
+def other_model(asked: str, body: bytes) -> str | None:
+    """The model that an answer says it is of, where that is not the one asked for."""
+    found: Any = json.loads(body).get("model")
+    known = isinstance(found, str) and re.fullmatch(r"[\x21-\x7e]{1,200}", found)
+    return found if known and found != asked else None
 
 
 def _messages(answer: Any) -> Iterable[str]:

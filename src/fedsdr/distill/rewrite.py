@@ -21,8 +21,8 @@ from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.engine import Asked, BuiltIn, Engine, Teacher, worn_teacher
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.prompts import Template, choose_template, render, template_digest
-from fedsdr.distill.remote import Remote, completion_text
-from fedsdr.distill.selection import Draft, Selection, passes, select
+from fedsdr.distill.remote import Remote, completion_prompt
+from fedsdr.distill.selection import Draft, Reasons, Selection, choose, judge
 from fedsdr.errors import RecipeError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
@@ -31,6 +31,7 @@ from fedsdr.types import Example
 
 # So many drafts more are there, and so many more than one a row are asked for.
 Tell = Callable[[int, int], None]
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ def tell_nobody(made: int, asked: int) -> None:
     """Nobody watches."""
 
 
+def note_nothing(text: str) -> None:
+    """Nobody reads."""
+
+
 def rewrite(
     lora: StackedLora,
     client_id: str,
@@ -58,6 +63,7 @@ def rewrite(
     teacher: Teacher | None = None,
     tell: Tell = tell_nobody,
     include_texts: bool = False,
+    note: Note = note_nothing,
 ) -> tuple[list[Example], list[AuditRow]]:
     """The examples with their responses rewritten (or kept, where selection says so), and one audit
     row each."""
@@ -68,7 +74,7 @@ def rewrite(
             "the global adapter; with teacher: global, take rewriting.engine: builtin"
         )
     if how.endpoint is not None:
-        engine = remote_engine(how, lora.base)
+        engine = remote_engine(how, lora.base, note)
     else:
         worn = worn_teacher(lora, teacher)
         engine = BuiltIn(lora.base, how.sampling, how.batch, teacher.digest, worn)
@@ -76,17 +82,17 @@ def rewrite(
     return rewrite_by(engine, client_id, examples, selection, how, drafts, tell, include_texts)
 
 
-def remote_engine(how: Rewriting, base: BaseModel | None) -> Remote:
+def remote_engine(how: Rewriting, base: BaseModel | None, note: Note = note_nothing) -> Remote:
     """`base` lends its chat template to the protocol that has none."""
     assert how.endpoint is not None
     if how.endpoint.protocol == "chat":
-        return Remote(how.endpoint, how.sampling)
+        return Remote(how.endpoint, how.sampling, note=note)
     if base is None:
         raise RecipeError(
             "rewriting.engine.protocol: completions needs a model folder, whose chat template "
             "makes the text; name it, or take protocol: chat"
         )
-    return Remote(how.endpoint, how.sampling, completion_text(base), base.template)
+    return Remote(how.endpoint, how.sampling, completion_prompt(base), base.template, note)
 
 
 def rewrite_by(
@@ -102,6 +108,7 @@ def rewrite_by(
     """The same by any engine."""
     templates = [choose_template(e, how.template) for e in examples]
     found: list[list[Draft]] = [[] for _ in examples]
+    judged: list[list[Reasons]] = [[] for _ in examples]
     open_ones = list(range(len(examples)))
     address, seeding = engine.address, engine.seeding
     for draw in range(selection.draws):
@@ -117,13 +124,16 @@ def rewrite_by(
         tell(sum(one.key in drafts for one in asked), len(asked) if draw else 0)
         engine.write(asked, drafts, lambda made: tell(made, 0))
         made = drafts.get([one.key for one in asked])
-        for i, one in zip(open_ones, asked, strict=True):
-            found[i].append(made[one.key])
-        if draw + 1 < selection.draws:
-            open_ones = [i for i in open_ones if passes(selection, examples[i], found[i][-1])]
+        drawn = [(one.example, made[one.key]) for one in asked]
+        # All of a draw together, whatever is known already: a resume judges the same batches.
+        told = judge(selection, drawn)
+        for i, (_, draft), reasons in zip(open_ones, drawn, told, strict=True):
+            found[i].append(draft)
+            judged[i].append(reasons)
+        open_ones = [i for i in open_ones if judged[i][-1]]
     rewritten, audit = list[Example](), list[AuditRow]()
-    for example, template, own in zip(examples, templates, found, strict=True):
-        choice = select(selection, example, own)
+    for example, template, own, told in zip(examples, templates, found, judged, strict=True):
+        choice = choose(example, own, told)
         rewritten.append(replace(example, response=choice.text))
         audit.append(
             audit_row(example, client_id, template, choice, own, include_texts=include_texts)

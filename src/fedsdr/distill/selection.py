@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -24,6 +23,7 @@ from fedsdr.sandbox import available
 from fedsdr.types import Example
 
 Rule = Literal["none", "sdft", "facts", "task"]
+Reasons = tuple[str, ...]
 MOST_DRAWS = 64
 _RESAMPLE = re.compile(r"resample\(\s*(-?\d+)\s*(?:,\s*(.*\S)\s*)?\)", re.DOTALL)
 _RULE = re.compile(
@@ -63,7 +63,7 @@ class Choice:
     text: str
     kept: bool
     draw: int | None
-    reasons: tuple[str, ...]
+    reasons: Reasons
 
 
 def parse_selection(text: str) -> Selection:
@@ -80,26 +80,41 @@ def parse_selection(text: str) -> Selection:
     return Selection(name, rule.rule, draws, rule.tests, rule.entailed, rule.classifier)
 
 
-def passes(selection: Selection, example: Example, draft: Draft) -> tuple[str, ...]:
-    """Why the draft may not be trained on; nothing when it may.
+def judge(selection: Selection, drafts: Sequence[tuple[Example, Draft]]) -> list[Reasons]:
+    """Why each draft may not be trained on; nothing when it may.
 
     An empty rewrite passes nowhere, not even `none`: there would be no token to train on. What
-    takes time, a sandbox or a classifier, is only asked about a draft that passes all else.
+    takes time, a sandbox or a classifier, is only asked about drafts that pass all else; the
+    classifier about all of these at once.
     """
-    return _cheap_reasons(selection.rule, example, draft) or _costly_reasons(
-        selection, example, draft
-    )
+    found = [_own_reasons(selection, example, draft) for example, draft in drafts]
+    if selection.classifier is not None:
+        rest = [i for i, reasons in enumerate(found) if not reasons and _says(selection, drafts[i])]
+        told = _lost_or_invented(selection, [drafts[i] for i in rest])
+        for i, reasons in zip(rest, told, strict=True):
+            found[i] = reasons
+    return found
+
+
+def passes(selection: Selection, example: Example, draft: Draft) -> Reasons:
+    """The same of one draft."""
+    return judge(selection, [(example, draft)])[0]
 
 
 def select(selection: Selection, example: Example, drafts: Sequence[Draft]) -> Choice:
     """The first of the drafts that passes, else the original with the reasons of all drafts."""
     if not drafts:
         raise ValueError(f"example {example.id!r}: there is no draft to select from")
+    judged = judge(selection, [(example, draft) for draft in drafts[: selection.draws]])
+    return choose(example, drafts, judged)
+
+
+def choose(example: Example, drafts: Sequence[Draft], judged: Sequence[Reasons]) -> Choice:
+    """The same, of drafts that were judged."""
     reasons: dict[str, None] = {}
-    for draw, draft in enumerate(drafts[: selection.draws]):
-        refused = passes(selection, example, draft)
+    for draw, refused in enumerate(judged):
         if not refused:
-            return Choice(draft.text, kept=True, draw=draw, reasons=())
+            return Choice(drafts[draw].text, kept=True, draw=draw, reasons=())
         reasons |= dict.fromkeys(refused)
     return Choice(example.response, kept=False, draw=None, reasons=tuple(reasons))
 
@@ -134,7 +149,14 @@ def _parse_rule(rule: str, text: str) -> Selection:
     return Selection(name, cast(Rule, found["rule"]), 1, tests, least, classifier)
 
 
-def _cheap_reasons(rule: Rule, example: Example, draft: Draft) -> tuple[str, ...]:
+def _own_reasons(selection: Selection, example: Example, draft: Draft) -> Reasons:
+    refused = _cheap_reasons(selection.rule, example, draft)
+    if selection.tests and not refused:
+        return failed_tests(example, draft.text)
+    return refused
+
+
+def _cheap_reasons(rule: Rule, example: Example, draft: Draft) -> Reasons:
     original, rewrite = example.response, draft.text
     if rule == "none":
         return () if rewrite.strip() else ("empty",)
@@ -149,17 +171,28 @@ def _cheap_reasons(rule: Rule, example: Example, draft: Draft) -> tuple[str, ...
     return reasons if rule == "sdft" else (*reasons, *fact_reasons(example, rewrite))
 
 
-# `rewrite` asks about a draft when it comes, and again when it selects among an example's drafts.
-@lru_cache(maxsize=1 << 17)
-def _costly_reasons(selection: Selection, example: Example, draft: Draft) -> tuple[str, ...]:
-    prompt, original = prompt_text(example), example.response
-    failed = failed_tests(example, draft.text) if selection.tests else ()
-    if failed or selection.classifier is None or draft.text == original:
-        return failed
-    if selection.rule == "task" and form_of(original, prompt) != "prose":
-        return ()  # a call or a label entails nothing
-    entailment = load_classifier(selection.classifier).entailment
-    # The question belongs to both sides: a short answer says little without it.
-    lost = entailment(f"{prompt}\n{draft.text}", original) < selection.entailed
-    invented = entailment(f"{prompt}\n{original}", draft.text) < selection.entailed
-    return (*(("lost-meaning",) if lost else ()), *(("invented-meaning",) if invented else ()))
+def _says(selection: Selection, draft: tuple[Example, Draft]) -> bool:
+    """Whether there is something to entail: a call or a label entails nothing."""
+    example, (original, rewrite) = draft[0], (draft[0].response, draft[1].text)
+    if rewrite == original:
+        return False
+    return selection.rule != "task" or form_of(original, prompt_text(example)) == "prose"
+
+
+def _lost_or_invented(
+    selection: Selection, drafts: Sequence[tuple[Example, Draft]]
+) -> list[Reasons]:
+    assert selection.classifier is not None
+    pairs = list[tuple[str, str]]()
+    for example, draft in drafts:
+        # The question belongs to both sides: a short answer says little without it.
+        prompt, original = prompt_text(example), example.response
+        pairs += [(f"{prompt}\n{draft.text}", original), (f"{prompt}\n{original}", draft.text)]
+    odds = load_classifier(selection.classifier).entailments(pairs) if pairs else []
+    return [
+        (
+            *(("lost-meaning",) if back < selection.entailed else ()),
+            *(("invented-meaning",) if forth < selection.entailed else ()),
+        )
+        for back, forth in zip(odds[::2], odds[1::2], strict=True)
+    ]

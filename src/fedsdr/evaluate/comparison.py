@@ -37,6 +37,7 @@ class RunResult:
     world: str
     lr: float
     scores: Mapping[str, Mapping[str, float]]  # mix -> measure -> value
+    base: str = ""  # the base model's digest, where it is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,12 @@ def _check_runs(results: Sequence[RunResult]) -> None:
             raise RecipeError(
                 f"{twin.path} (lr {twin.lr:g}) and {run.path} (lr {run.lr:g}) are both "
                 f"{run.method} with seed {run.seed}; give only one of them"
+            )
+        if run.base and results[0].base and run.base != results[0].base:
+            raise RecipeError(
+                f"{results[0].path} and {run.path} were trained on different bases, or with "
+                f"different chat templates (digest {results[0].base[:12]} and {run.base[:12]}); "
+                "compare runs over one base"
             )
         first = of_seed.setdefault(run.seed, run)
         if first.world != run.world:

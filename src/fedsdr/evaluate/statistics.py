@@ -16,11 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import special  # pyright: ignore[reportMissingTypeStubs]
-
-from fedsdr.tensors import generator
 
 EXACT_UP_TO = 16
 DRAWS = 20_000
@@ -99,6 +96,10 @@ def sign_flip(differences: Sequence[float]) -> float | None:
         for difference in x:
             sums = np.concatenate([sums + difference, sums - difference])
         return float((np.abs(sums) >= reach).mean())
+    import torch  # a report of some seeds draws nothing, and comes up without it
+
+    from fedsdr.tensors import generator
+
     coins = torch.randint(0, 2, (DRAWS, x.size), generator=generator("sign-flip", x.size))
     sums = (2.0 * coins.double().numpy() - 1.0) @ x
     return float(1 + (np.abs(sums) >= reach).sum()) / (DRAWS + 1)
@@ -155,6 +156,10 @@ def paired_bootstrap(
 
 def _resampled(x: NDArray[np.float64], group: int) -> NDArray[np.float64]:
     """Means of resamples as large as the sample."""
+    import torch
+
+    from fedsdr.tensors import generator
+
     draws, share = generator("bootstrap", group, x.size), max(1, AT_ONCE // x.size)
     means = list[NDArray[np.float64]]()
     for first in range(0, RESAMPLES, share):

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
+from fedsdr.config import Recipe
 from fedsdr.data.manifest import ClientRows, read_manifest
 from fedsdr.export.chosen import Chosen
 from fedsdr.model.adapter_config import AdapterConfig
+from fedsdr.recorded import recorded_recipe
 
 # Of these sections, no more than this: the others may say where data and machines are.
 PUBLIC = {
@@ -50,9 +52,7 @@ def model_card(chosen: Chosen, config: AdapterConfig, format: str) -> str:
         "## Scores",
         _scores(chosen),
         "## How it was made",
-        f"`fedsdr train recipe.yaml`, with this recipe (paths and names of clients are left out; "
-        f"sha256 of the run's own recipe.yaml: `{facts['recipe_sha256']}`):",
-        f"```yaml\n{_yaml(_public(chosen, base))}```",
+        *_how(chosen, config),
         "## Use",
         _use(config, base, format),
         "## Licence",
@@ -98,16 +98,60 @@ def _scores(chosen: Chosen) -> str:
     return _table(("measure", f"test, {whose}"), [(m, f"{v:.4g}") for m, v in scores.items()])
 
 
-def _public(chosen: Chosen, base: str) -> Mapping[str, Any]:
+def _how(chosen: Chosen, config: AdapterConfig) -> list[str]:
+    """The command, and the recipe with every value that the run came to."""
+    facts, recipe = chosen.of.facts, recorded_recipe(chosen.of.run)
+    whole = recipe.model_dump()
+    public = _public(recipe, config.base)
+    given = [f"{what}=..." for what, one in facts["from_python"].items() if one]
+    trusted = f"--trust-remote-code {config.base} " if facts.get("trusted") else ""
+    command = f"fedsdr {trusted}train recipe.yaml --out DIR"
+    if given:
+        made = ", ".join(['fedsdr.read_recipe("recipe.yaml")', '"DIR"', *given])
+        command = f"fedsdr.run({made})  # in Python"
+    told = [
+        f"With fedsdr {facts['fedsdr']}, and as recipe.yaml the recipe below:",
+        f"```\n{command}\n```",
+        "That recipe holds every key, those too that were not given, and what the run came to: "
+        f"{facts['stack']} clients at most side by side, threads: {facts['threads']}.",
+    ]
+    if hidden := _hidden(whole, public):
+        told.append(
+            "It leaves out what tells of data, clients or places, to be put back: "
+            f"{', '.join(f'`{key}`' for key in hidden)}."
+        )
+    return [
+        *told,
+        f"```yaml\n{_yaml(public)}```",
+        f"sha256 of the run's own recipe.yaml: `{facts['recipe_sha256']}`.",
+    ]
+
+
+def _public(recipe: Recipe, base: str) -> Mapping[str, Any]:
     """The recipe without paths, names of clients, and where data lie."""
-    tree: dict[str, Any] = chosen.of.recipe.model_dump(exclude_none=True)
+    tree: dict[str, Any] = recipe.model_dump()
     for section, public in PUBLIC.items():
         tree[section] = {k: v for k, v in tree[section].items() if k in public}
     if isinstance(ranks := tree["lora"]["R"].get("ranks"), dict):
         tree["lora"]["R"]["ranks"] = sorted(ranks.values())
     tree = _without_paths(tree)
-    tree["model"]["path"], tree["lora"]["targets"] = base, chosen.of.recipe.lora.targets
+    tree["model"]["path"] = "atlas" if recipe.model.path == "atlas" else base
+    tree["lora"]["targets"] = recipe.lora.targets
     return tree
+
+
+def _hidden(whole: Mapping[str, Any], public: Mapping[str, Any], above: str = "") -> list[str]:
+    """The keys that say something and are not told."""
+    found = list[str]()
+    for key, value in whole.items():
+        told, name = public.get(key), f"{above}{key}"
+        if isinstance(value, dict) and isinstance(told, dict):
+            found += _hidden(
+                cast(Mapping[str, Any], value), cast(Mapping[str, Any], told), f"{name}."
+            )
+        elif (key not in public and value not in (None, {}, [])) or told == LEFT_OUT:
+            found.append(name)
+    return found
 
 
 def _without_paths(value: Any) -> Any:

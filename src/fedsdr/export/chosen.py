@@ -92,7 +92,8 @@ class Finished:
         if base.digest != self.facts["base_digest"]:
             raise RunError(
                 f"{base.path} is not the base that {self.run.root} was trained on (digest "
-                f"{base.digest[:12]}, not {self.facts['base_digest'][:12]})"
+                f"{base.digest[:12]}, not {self.facts['base_digest'][:12]}): its weights, "
+                "tokenizer or chat template changed; bring that one back"
             )
         return base
 

@@ -35,7 +35,8 @@ def export_adapter(
 ) -> Exported:
     """Write a run's deployed adapter to a new folder. Of the records, only counts go with it."""
     chosen = Finished.open(directory).chosen(mix, client)
-    config, tensors = read_config(chosen.folder), read_tensors(chosen.folder)
+    config = read_config(chosen.folder)
+    tensors = read_tensors(chosen.folder, chosen.of.facts["base_digest"])
     with placed(Path(out)) as folder:
         if format == "peft":
             for name in (CONFIG, WEIGHTS):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedsdr.errors import RunError
@@ -24,11 +27,15 @@ def refuse_unless_free(out: Path) -> None:
 @contextmanager
 def placed(out: Path) -> Generator[Path]:
     """A private folder to fill: it stands beside `out`, is renamed into its place at the end, and
-    is gone if that is not reached. Nothing else is touched."""
+    is gone if that is not reached. What a killed process left beside `out` is removed; nothing else
+    is touched."""
     refuse_unless_free(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
         beside = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}.", dir=out.parent))
+        # By its handle: the kernel drops the lock with the process, kill -9 or not.
+        held = _locked(beside)
     except OSError as error:
         raise unwritable(out, error) from error
     try:
@@ -39,6 +46,34 @@ def placed(out: Path) -> Generator[Path]:
         raise unwritable(out, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Folders such as `placed` makes, of this user, that no process holds."""
+    ours = re.compile(rf"\.tmp-{re.escape(out.name)}\.[a-z0-9_]{{8}}")
+    for path in sorted(p for p in out.parent.iterdir() if ours.fullmatch(p.name)):
+        about = path.lstat()
+        private = about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) == 0o700
+        if stat.S_ISDIR(about.st_mode) and private and (held := _locked(path)) is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(held)
+
+
+def _locked(folder: Path) -> int | None:
+    """A handle that holds the folder; None if another process does, it is gone, or its file system
+    has no locks."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.lstat(folder)):
+            return handle
+    os.close(handle)
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -145,7 +145,7 @@ def load_adapter(folder: str | Path, lora: StackedLora, branch: str) -> Tensor:
     factor = (config.alpha / config.rank) / layout.spec.scale
     named = dict[str, Tensor]()
     with _opened(path / WEIGHTS) as file:
-        _refuse_other_base(path, file, lora)
+        _refuse_other_base(path, file, lora.base.digest)
         _refuse_unless_these(path, file, config, layout)
         for piece in layout.pieces:
             key = _key(piece.name)
@@ -158,9 +158,11 @@ def load_adapter(folder: str | Path, lora: StackedLora, branch: str) -> Tensor:
     return layout.flat(named, torch.float64, torch.device("cpu"))
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of an adapter as they are stored, whatever base they fit."""
+def read_tensors(folder: Path, base_digest: str) -> dict[str, Tensor]:
+    """All tensors of an adapter as they are stored, whatever layers they fit; it may not be one of
+    another base."""
     with _opened(_adapter_folder(folder) / WEIGHTS) as file:
+        _refuse_other_base(folder, file, base_digest)
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
@@ -214,12 +216,13 @@ def _refuse_larger(path: Path, most: int) -> None:
         )
 
 
-def _refuse_other_base(path: Path, file: Any, lora: StackedLora) -> None:
-    digest = (file.metadata() or {}).get(BASE_DIGEST, lora.base.digest)
-    if digest != lora.base.digest:
+def _refuse_other_base(path: Path, file: Any, base_digest: str) -> None:
+    digest = str((file.metadata() or {}).get(BASE_DIGEST, base_digest))
+    if digest != base_digest:
         raise AdapterError(
-            f"{path}: an adapter of another base (digest {digest[:12]}, this one is "
-            f"{lora.base.digest[:12]}); set model.path to the model that it was trained on"
+            f"{path}: an adapter of another base, tokenizer or chat template (digest "
+            f"{shown(digest[:12])}, here it is {base_digest[:12]!r}); set model.path and "
+            "model.chat_template to what it was trained with"
         )
 
 
@@ -253,7 +256,7 @@ def _refuse_unless_these(path: Path, file: Any, config: AdapterConfig, layout: L
     if strangers := there - {_key(piece.name) for piece in layout.pieces}:
         raise AdapterError(
             f"{path / WEIGHTS}: tensor {shown(min(strangers))} belongs to no layer that "
-            f"lora.targets adapts"
+            f"lora.targets adapts; an adapter that changes tokens or other layers cannot be taken"
         )
 
 

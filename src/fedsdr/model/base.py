@@ -1,11 +1,12 @@
 """The frozen base: any Hugging Face causal LM, loaded once per process (model/loading.py).
 
-`digest` identifies base and tokenizer together; it travels with every update, so that adapters of
-different bases never mix.
+`digest` identifies base, tokenizer and chat template together; it travels with every update, so
+that adapters of different bases never mix.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from fedsdr.errors import ModelError
+from fedsdr.model.examine import examine
 from fedsdr.model.flat import flat_pass, runs_flat
 from fedsdr.model.head import Head, Outputs
 from fedsdr.model.speech import DATED, NO_TEMPLATE, find_speech, named_template
@@ -44,6 +47,7 @@ class BaseModel:
     train_on: TrainOn = "last"
     precision: str = "float32"  # dtype, and how the base is quantised
     checkpointing: bool = False
+    rigid: frozenset[str] = frozenset()  # linear layers that a LoRA layer cannot stand in for
     saving: Callable[[], AbstractContextManager[None]] = nullcontext  # activations, in training
 
     @property
@@ -68,6 +72,10 @@ class BaseModel:
     def encode(self, text: str, continued: bool = False) -> list[int]:
         """Text as tokens; `continued`: other text stands before it."""
         return find_speech(self.tokenizer, self.template).encode(text, continued)
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Raw text as tokens, with what the tokenizer puts around a text of its own accord."""
+        return find_speech(self.tokenizer, self.template).encode_whole(text)
 
     @property
     def stops(self) -> frozenset[int]:
@@ -146,9 +154,17 @@ def with_template(base: BaseModel, choice: str, train_on: TrainOn = "last") -> B
     """`auto` keeps the tokenizer's own chat template; any other choice names one."""
     base = replace(base, train_on=train_on)
     if choice == "auto":
-        return base
+        try:
+            notes = examine(base.tokenizer, base.template)
+        except ModelError as error:
+            raise ModelError(f"{base.path}: {error}") from None
+        return replace(base, notes=(*base.notes, *notes))
+    template = named_template(base.tokenizer, choice)
     notes = tuple(note for note in base.notes if note not in (NO_TEMPLATE, DATED))
-    return replace(base, template=named_template(base.tokenizer, choice), notes=notes)
+    digest = base.digest
+    if template != base.template:  # the tokenizer's own is in the folder's digest
+        digest = hashlib.sha256(f"{digest}\n{template}".encode()).hexdigest()
+    return replace(base, template=template, notes=notes, digest=digest)
 
 
 def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
@@ -163,6 +179,20 @@ def count_parameters(net: nn.Module) -> int:
     layers = linear_layers(net).values()
     widths = {id(m.get_parameter("weight")): math.prod(in_out(m)) for m in layers}
     return sum(widths.get(id(p), p.numel()) for p in net.parameters())
+
+
+def held_bytes(net: nn.Module) -> int:
+    """Weights, buffers, and the constants that bitsandbytes keeps beside a quantised weight, which
+    are neither."""
+    constants = dict[int, int]()  # by address: some layers share theirs
+    for module in net.modules():
+        state: Any = getattr(getattr(module, "weight", None), "quant_state", None)  # 4-bit
+        kept = [getattr(getattr(module, "state", None), "SCB", None)]  # 8-bit
+        while state is not None:
+            kept += [state.absmax, state.code, state.offset]
+            state = state.state2
+        constants |= {t.data_ptr(): t.nbytes for t in kept if isinstance(t, Tensor)}
+    return sum(t.nbytes for t in (*net.parameters(), *net.buffers())) + sum(constants.values())
 
 
 def in_out(layer: nn.Module) -> tuple[int, int]:

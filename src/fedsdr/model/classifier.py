@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +22,11 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from fedsdr.errors import ModelError
+from fedsdr.model.loading import folder_digest
 
 hf_logging.set_verbosity_error()
 _ENTAILMENT = re.compile(r"(?<!not)(?<!non)(?<!not[_ -])(?<!non[_ -])entail", re.IGNORECASE)
+AT_ONCE = 32  # pairs in a forward pass
 _POSITIONS_KEPT = 2  # RoBERTa's positions begin behind its padding
 
 
@@ -35,21 +37,46 @@ class Classifier:
     entailment_class: int
     longest: int
 
-    @torch.inference_mode()
     def entailment(self, premise: str, hypothesis: str) -> float:
         """The probability that whoever holds the premise true holds the hypothesis true. Of a pair
         that is too long, the longer text is cut."""
-        pair = self.tokenizer(
-            premise,
-            hypothesis,
+        return self.entailments([(premise, hypothesis)])[0]
+
+    @torch.inference_mode()
+    def entailments(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Of many pairs, those of like length together."""
+        if not pairs:
+            return []
+        rows: Any = self.tokenizer(
+            [premise for premise, _ in pairs],
+            [hypothesis for _, hypothesis in pairs],
             truncation="longest_first",
             max_length=self.longest,
             # A generic tokenizer leaves them out, though the model learnt to tell texts by them.
             return_token_type_ids=int(getattr(self.net.config, "type_vocab_size", 0) or 0) > 1,
-            return_tensors="pt",
         )
-        logits = self.net(**pair).logits[0].float()
-        return float(logits.softmax(-1)[self.entailment_class])
+        order = sorted(range(len(pairs)), key=lambda i: len(rows["input_ids"][i]))
+        found, size = [0.0] * len(pairs), self._batch()
+        for first in range(0, len(order), size):
+            batch = order[first : first + size]
+            named = {name: [values[i] for i in batch] for name, values in rows.items()}
+            padded = self.tokenizer.pad(named, return_tensors="pt") if size > 1 else named
+            tensors = {name: torch.as_tensor(values) for name, values in padded.items()}
+            odds = self.net(**tensors).logits.float().softmax(-1)[:, self.entailment_class]
+            for i, probability in zip(batch, odds.tolist(), strict=True):
+                found[i] = probability
+        return found
+
+    def _batch(self) -> int:
+        """One at a time, where either does not know how to pad."""
+        pads = (self.tokenizer.pad_token_id, getattr(self.net.config, "pad_token_id", None))
+        return 1 if None in pads else AT_ONCE
+
+
+def classifier_digest(folder: Path) -> str:
+    """sha256 over the files that decide what it judges."""
+    entailment_class(folder)
+    return folder_digest(folder)
 
 
 def entailment_class(folder: Path) -> int:

@@ -3,9 +3,9 @@
 Clients' rows differ most in length where federation is hardest: padded to the longest, half of a
 block can be padding. Here all rows stand in one sequence [1, N]; positions restart with every row,
 the linear layers see no padding, and attention is block-diagonal: each row attends to itself only
-(computed on padded rows, with the model's own window and cap). The architectures are listed by
-name, because others bend attention in ways that this would silently drop; a test compares each
-listed one with its own logits row by row.
+(computed on rows padded to about their length, with the model's own window and cap). The
+architectures are listed by name, because others bend attention in ways that this would silently
+drop; a test compares each listed one with its own logits row by row.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from fedsdr.model.blocks import Block, Blocks, make_blocks
 from fedsdr.model.head import Head, Outputs
 
 ARCHITECTURES = (
@@ -41,6 +42,7 @@ class Rows:
     slots: Tensor
     positions: Tensor
 
+    blocks: Blocks
     masks: dict[tuple[int, int], Tensor]
 
     def own_columns(self, clients: int, rank: int, dtype: torch.dtype) -> Tensor:
@@ -51,12 +53,6 @@ class Rows:
             column = torch.arange(clients, device=owner.device).repeat_interleave(rank)
             self.masks[clients, rank] = (owner[:, None] == column).to(dtype)
         return self.masks[clients, rank]
-
-    def seen(self, window: int | None) -> Tensor:
-        """[width, width]: which positions each position of a row attends to."""
-        at = torch.arange(self.width, device=self.slots.device)
-        behind = at[:, None] - at
-        return (behind >= 0) & (behind < (window or self.width))
 
 
 _CURRENT: ContextVar[Rows | None] = ContextVar("rows", default=None)
@@ -86,7 +82,8 @@ def flat_pass(
     real = columns < lengths[:, None]
     slots = torch.nonzero(real.view(-1))[:, 0]
     positions = columns.expand(ids.shape)[real]
-    rows = Rows(tuple(lengths.tolist()), ids.shape[1], slots, positions, {})
+    sizes, width = tuple(lengths.tolist()), ids.shape[1]
+    rows = Rows(sizes, width, slots, positions, make_blocks(sizes, width, slots), {})
     starts = lengths.cumsum(0) - lengths
     keep = (starts[:, None] + columns[:-1])[chosen]
     with _running(net, rows):
@@ -139,26 +136,22 @@ def _attend(
     rows = _CURRENT.get()
     assert rows is not None, "this attention runs inside flat_pass only"
 
-    def padded(x: Tensor) -> Tensor:  # [1, heads, N, d] -> [rows, heads, width, d]
-        wide = x.new_zeros(len(rows.lengths) * rows.width, x.shape[1], x.shape[3])
-        wide = wide.index_copy(0, rows.slots, x[0].transpose(0, 1))
-        return wide.view(len(rows.lengths), rows.width, x.shape[1], x.shape[3]).transpose(1, 2)
-
-    q, k, v = padded(query), padded(key), padded(value)
-    near = sliding_window is None or sliding_window >= rows.width
-    if softcap is not None:
-        out = _capped(q, k, v, rows.seen(sliding_window), scaling, softcap)
-    else:
-        out = F.scaled_dot_product_attention(
+    def attention(block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if softcap is not None:
+            return _capped(q, k, v, block.seen(sliding_window), scaling, softcap)
+        near = sliding_window is None or sliding_window >= block.width
+        return F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=None if near else rows.seen(sliding_window),
+            attn_mask=None if near else block.seen(sliding_window),
             is_causal=near,
             scale=scaling,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-    return out.transpose(1, 2).flatten(0, 1)[rows.slots][None], None
+
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, d]
+    return rows.blocks.attend(attention, q, k, v)[None], None
 
 
 def _capped(

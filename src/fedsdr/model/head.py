@@ -28,7 +28,7 @@ class Head:
         return self.layer.get_parameter("weight")
 
     def __call__(self, states: Tensor) -> Tensor:
-        logits: Tensor = self.layer(states)
+        logits: Tensor = self.layer(states.to(self.weight.dtype))  # some sum in fp32
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.cap is not None:
@@ -78,10 +78,12 @@ def find_head(net: PreTrainedModel) -> Head | None:
     ids = torch.arange(4, device=net.device)[None]
     with torch.no_grad():
         wanted = net(input_ids=ids, use_cache=False).logits
-        states = cast(Any, net.base_model)(input_ids=ids, use_cache=False).last_hidden_state
-        if states.shape[-1] != head.weight.shape[-1]:
+        below = cast(Any, net.base_model)(input_ids=ids, use_cache=False)
+        states = getattr(below, "last_hidden_state", None)  # Llama 4 gives logits here too
+        if states is None or states.shape[-1] != head.weight.shape[-1]:
             return None
-        return head if torch.allclose(head(states), wanted, rtol=1e-3, atol=1e-4) else None
+        found = head(states).to(wanted.dtype)  # some widen their logits
+        return head if torch.allclose(found, wanted, rtol=1e-3, atol=1e-4) else None
 
 
 class _Fused(torch.autograd.Function):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from fedsdr.errors import ModelError
@@ -32,6 +30,8 @@ from fedsdr.model.base import BaseModel
 from fedsdr.model.head import find_head
 from fedsdr.model.source import find_model, needs_code
 from fedsdr.model.speech import own_template
+from fedsdr.model.tokenizer import check_vocabulary, read_tokenizer
+from fedsdr.model.trial import rigid_layers
 
 DAMAGE = (SafetensorError, StrictDataclassError)  # of weights, of config.json
 DTYPES = {
@@ -42,13 +42,14 @@ DTYPES = {
 }
 
 Quantized = Literal["8bit", "4bit"]
+QUANTIZING = ("bitsandbytes", "accelerate")
 DECISIVE = (
     "*.safetensors",
     "config.json",
     "token*.json",
     "chat_template*",
     "*.model",
-    "vocab.json",
+    "vocab.*",
     "merges.txt",
     "*.py",
 )
@@ -70,21 +71,24 @@ def load_base(
     placed: dict[str, Any] = {}
     if quantize is not None:
         placed = {"quantization_config": _quantized(quantize, dtype), "device_map": {"": device}}
+    if dtype == "float64":
+        placed["experts_implementation"] = "eager"  # the kernel for experts is for narrower ones
     try:
         with reading(folder, path, trusted):
             _check_weights(folder)
             config = AutoConfig.from_pretrained(folder, **common)
+            tokenizer = read_tokenizer(folder, **common)  # before all the weights are read
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 output_loading_info=True,
                 config=config,
                 dtype=DTYPES[dtype],
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # told below, with their names
                 **placed,
                 **common,
             )
             net, report = loaded
-            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **common)
             if quantize is None:
                 net = net.to(device)
     except torch.OutOfMemoryError as error:
@@ -92,13 +96,19 @@ def load_base(
             f"{folder}: does not fit on {device} in {dtype}; try model.dtype: bfloat16, or "
             "model.quantize: 4bit"
         ) from error
+    if wrong := sorted(report["mismatched_keys"]):
+        name, there, asked = wrong[0]
+        raise ModelError(
+            f"{folder}: {len(wrong)} of its weights have other shapes than its config.json asks "
+            f"for: {name!r} is {list(there)} instead of {list(asked)}; take both from one model"
+        )
     if missing := sorted(report["missing_keys"]):
         # transformers would fill them with random numbers and only log it.
         raise ModelError(
             f"{folder}: {len(missing)} tensors of its config.json are not in its weights, "
             f"such as {missing[0]!r}"
         )
-    check_tokenizer(folder, tokenizer, net)
+    check_vocabulary(folder, tokenizer, net)
     net.requires_grad_(False).eval()
     if quantize is not None:
         _keep_gradients(net)
@@ -106,8 +116,19 @@ def load_base(
         keep_norms_wide(net)
     template, notes = own_template(tokenizer)
     digest, precision = folder_digest(folder), "+".join(filter(None, (dtype, quantize)))
+    rigid = rigid_layers(net)
     head = find_head(net)
-    return BaseModel(net, tokenizer, digest, folder, template, notes, head, precision=precision)
+    return BaseModel(
+        net,
+        tokenizer,
+        digest,
+        folder,
+        template,
+        notes,
+        head,
+        precision=precision,
+        rigid=rigid,
+    )
 
 
 @contextmanager
@@ -137,17 +158,6 @@ def _check_weights(folder: Path) -> None:
         )
 
 
-def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, net: PreTrainedModel) -> None:
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{folder}: the tokenizer has no end-of-text token (eos_token)")
-    rows = net.get_input_embeddings().get_parameter("weight").shape[0]
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only "
-            f"{rows}"
-        )
-
-
 def _check_device(dtype: str, device: str, quantize: Quantized | None) -> None:
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
@@ -164,10 +174,13 @@ def _check_device(dtype: str, device: str, quantize: Quantized | None) -> None:
             raise ModelError(
                 "model.dtype: this GPU does not compute in bfloat16; take float16 or float32"
             )
-    if quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"model.quantize: {quantize} needs bitsandbytes: pip install 'fedsdr[quantized]'"
-        )
+    for package in QUANTIZING if quantize is not None else ():
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(
+                f"model.quantize: {quantize} needs {package}: pip install 'fedsdr[quantized]'"
+            )
+        # It warns on every start of kernels that it could load and does without.
+        logging.getLogger(package).setLevel(logging.ERROR)
 
 
 def _keep_gradients(net: nn.Module) -> None:

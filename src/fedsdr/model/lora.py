@@ -156,12 +156,12 @@ class StackedLora:
             )
         found = linear_layers(base.net)
         head = base.net.get_output_embeddings()
-        names = choose_layers(
-            targets, [n for n, m in found.items() if m is not head], base.net.config.model_type
-        )
+        own = [name for name, module in found.items() if module is not head]
+        chosen = choose_layers(targets, own, base.net.config.model_type, base.rigid)
+        self.notes = chosen.notes
         self.layers: dict[str, StackedLinear] = {}
         self.shapes: dict[str, tuple[int, int]] = {}
-        for name in names:
+        for name in chosen.layers:
             parent, _, child = name.rpartition(".")
             owner = base.net.get_submodule(parent)
             layer = getattr(owner, child)
@@ -184,8 +184,10 @@ class StackedLora:
     def target_modules(self) -> list[str]:
         """The adapted layers as PEFT names them: by their last part where that is unambiguous."""
         tails = {name.rsplit(".", 1)[-1] for name in self.layers}
-        others = {n.rsplit(".", 1)[-1] for n in linear_layers(self.base.net)} & tails
-        return sorted(self.layers) if others - {"base"} else sorted(tails)
+        names = {n for n, _ in self.base.net.named_modules()}  # PEFT adapts what bears the name,
+        own = {*self.layers, *(f"{n}.base" for n in self.layers)}  # a layer or not
+        others = {n.rsplit(".", 1)[-1] for n in names - own}
+        return sorted(self.layers) if tails & others else sorted(tails)
 
     def fresh(self, branch: str, *seed: str | int) -> Tensor:
         """One client's start [P], as PEFT's: A uniform in ±1/sqrt(in), B zero."""

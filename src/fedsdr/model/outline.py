@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from fedsdr.model.base import BaseModel, in_out, linear_layers
 from fedsdr.model.head import Head
-from fedsdr.model.loading import DTYPES, Quantized, check_tokenizer, folder_digest, reading
+from fedsdr.model.loading import DTYPES, Quantized, folder_digest, reading
 from fedsdr.model.source import find_model
 from fedsdr.model.speech import own_template
+from fedsdr.model.tokenizer import check_vocabulary, read_tokenizer
 
 # What bitsandbytes keeps beside NF4 numbers: an 8-bit constant for every block of 64, and for every
-# 256 of these an fp32 one; beside LLM.int8's, an fp32 one for every output.
+# 256 of these an fp32 one; for every layer, what the 16 and 256 codes mean, and an offset. Beside
+# LLM.int8's numbers, an fp32 one for every output.
 BLOCK, BLOCKS = 64, 256
+TABLES = 4 * (16 + 256 + 1)
 
 
 def outline_base(
@@ -39,8 +42,8 @@ def outline_base(
             net = AutoModelForCausalLM.from_config(
                 config, dtype=DTYPES[dtype], trust_remote_code=trusted
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **common)
-    check_tokenizer(folder, tokenizer, net)
+        tokenizer = read_tokenizer(folder, **common)
+    check_vocabulary(folder, tokenizer, net)
     net.requires_grad_(False).eval()
     if quantize is not None:
         _pack(net, quantize)
@@ -73,4 +76,4 @@ def _packed(width_in: int, width_out: int, quantize: Quantized) -> int:
     if quantize == "8bit":
         return numbers + 4 * width_out
     blocks = -(-numbers // BLOCK)
-    return -(-numbers // 2) + blocks + 4 * -(-blocks // BLOCKS)
+    return -(-numbers // 2) + blocks + 4 * -(-blocks // BLOCKS) + TABLES

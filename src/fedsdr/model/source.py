@@ -44,8 +44,8 @@ def find_model(
         return folder
     if not NAME.fullmatch(path):
         raise ModelError(
-            f"model folder {path!r} does not exist; set model.path in the recipe (a folder, or a "
-            "hub's owner/name)"
+            f"model folder {path!r} does not exist ({folder.absolute()}); model.path is a folder, "
+            "or a hub's owner/name; that of a run has to be where it was (a link will do)"
         )
     at = f"{path!r}" + (f" at revision {revision!r}" if revision else "")
     files = [f for f in (*FILES, *(["*.py"] if code else [])) if weights or f != WEIGHTS]

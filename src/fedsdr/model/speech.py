@@ -24,11 +24,24 @@ from fedsdr.model.templates import PLAIN_TEMPLATE, TEMPLATES, check_choice
 
 Conversation = Sequence[Mapping[str, str]]
 GUARD = "\udfff"  # half of a surrogate pair, which is no text: no record can hold it
+HALF = re.compile("[\ud800-\udfff]")
 NO_TEMPLATE = "the tokenizer has no chat template: fedsdr's plain one is used"
 DATED = "the chat template writes today's date: here always 26 Jul 2024, so that runs repeat"
 # Shadows the clock that transformers offers to templates.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 PROBE = "fedsdr probe"
+OTHER = "set model.chat_template: plain, or name another one there"
+# A template is a program of whoever made the model, and can fail as one.
+FAILURES = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +54,11 @@ class Speech:
     added: re.Pattern[str]  # tokens that stand outside the vocabulary proper
     reserved: re.Pattern[str]  # the first character of what only the template may write
     inner: Tokenizer | None  # the tokenizer without the space that it puts before a text
+    around: tuple[list[int], list[int]]  # what it puts before and behind a text: Llama's <s>
 
     def chat(self, messages: Conversation, opened: bool) -> str:
         """The conversation as text in which GUARD cuts what a record may not say."""
-        if any(GUARD in m["content"] for m in messages):
-            raise DataError("a record holds half of a surrogate pair, which is no text")
-        shielded = [
-            {**m, "content": self.reserved.sub(rf"\g<0>{GUARD}", m["content"])} for m in messages
-        ]
+        shielded = [{**m, "content": self._shielded(m["content"])} for m in messages]
         return rendered(self.tokenizer, self.template, shielded, opened)
 
     def encode(self, text: str, continued: bool = False) -> list[int]:
@@ -57,6 +67,16 @@ class Speech:
         for number, part in enumerate(text.split(GUARD)):
             ids += self._inside(part) if continued or number else _encoded(self.tokenizer, part)
         return ids
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Raw text, without any template: with what the tokenizer itself puts around a text."""
+        before, after = self.around
+        return [*before, *self.encode(self._shielded(text)), *after]
+
+    def _shielded(self, text: str) -> str:
+        if HALF.search(text):
+            raise DataError("what is said holds half of a surrogate pair, which is no text")
+        return self.reserved.sub(rf"\g<0>{GUARD}", text)
 
     def _inside(self, text: str) -> list[int]:
         if self.inner is None:
@@ -89,26 +109,33 @@ def find_speech(tokenizer: PreTrainedTokenizerFast, template: str) -> Speech:
         added,
         re.compile(f"(?={_any_of(reserved).pattern}).", re.DOTALL),
         _without_prefix(tokenizer),
+        _around(tokenizer),
     )
 
 
 def rendered(
     tokenizer: PreTrainedTokenizerFast, template: str, messages: Conversation, opened: bool
 ) -> str:
-    """By transformers, in a Jinja sandbox."""
     try:
-        text = tokenizer.apply_chat_template(
-            [dict(m) for m in messages],
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=opened,
-        )
-    except (TemplateError, TypeError, ValueError):
+        return render_unguarded(tokenizer, template, messages, opened)
+    except FAILURES:
         # Its own message could quote the record.
         raise DataError(
             "the chat template refuses the conversation (its system line, say, or the order "
-            "of its turns); set model.chat_template: plain, or name another one there"
+            f"of its turns); {OTHER}"
         ) from None
+
+
+def render_unguarded(
+    tokenizer: PreTrainedTokenizerFast, template: str, messages: Conversation, opened: bool
+) -> str:
+    """By transformers, in a Jinja sandbox. What it raises could quote the messages."""
+    text = tokenizer.apply_chat_template(
+        [dict(m) for m in messages],
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=opened,
+    )
     return cast(str, text)
 
 
@@ -158,6 +185,13 @@ def _probe(
 
 def _encoded(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+
+def _around(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    bare, whole = _encoded(tokenizer, "a"), tokenizer.encode("a")
+    starts = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
+    first = starts[0] if starts else 0
+    return whole[:first], whole[first + len(bare) :]
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

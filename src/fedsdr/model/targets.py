@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
-from fedsdr.errors import ModelError, nearest
+from transformers import conversion_mapping
+
+from fedsdr.errors import ModelError, RecipeError, nearest
 
 PRESETS = ("all-linear", "attention", "default")
 BLOCKS = frozenset(("self_attn", "self_attention", "attn", "attention"))
@@ -27,23 +30,92 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def choose_layers(targets: str, layers: list[str], model_type: str) -> list[str]:
-    """Those of the model's linear layers (without its head) that `targets` names."""
-    if targets == "all-linear":
-        return layers
-    if targets == "attention" or (targets == "default" and model_type not in DEFAULTS):
-        found = [name for name in layers if BLOCKS & set(name.split(".")[:-1])]
-    else:
-        pattern = _pattern(DEFAULTS[model_type] if targets == "default" else targets)
-        found = [n for n in layers if pattern.fullmatch(n) or pattern.fullmatch(n.split(".")[-1])]
+# In some mixtures of experts, PEFT takes every layer of these names for one of the routed experts,
+# whose weights had them before transformers 5 (peft 0.21, utils/transformers_weight_conversion.py):
+# what was trained on a shared expert, or on a dense block, is then not worn. Which models these are
+# it looks up in transformers, by the scheme that their names follow.
+PEFT = "0.21"
+EXPERTS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "mixtral": frozenset(("gate", "w1", "w2", "w3")),
+        "qwen2_moe": frozenset(("gate", "gate_proj", "up_proj", "down_proj")),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The layers to adapt, and what a preset had to leave out."""
+
+    layers: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def choose_layers(
+    targets: str, layers: Sequence[str], model_type: str, rigid: Collection[str] = ()
+) -> Chosen:
+    """Those of the model's linear layers (without its head) that `targets` names. `rigid` are
+    those that cannot be replaced in this model."""
+    found, notes = [name for name in layers if _named(targets, model_type)(name)], list[str]()
+    for barred, why in _barred(found, model_type, rigid):
+        if targets not in PRESETS:
+            raise RecipeError(
+                f"lora.targets {targets!r} names {_counted(barred)}: {why}; set lora.targets: "
+                "attention, or leave them out of the pattern"
+            )
+        notes.append(f"lora.targets {targets} leaves out {_counted(barred)}: {why}")
+        found = [name for name in found if name not in barred]
+    if not found and notes:
+        raise ModelError(f"lora.targets {targets!r} matches no linear layer: {'; '.join(notes)}")
     if not found:
-        tails = sorted({name.split(".")[-1] for name in layers})
+        tails = sorted(set(map(_tail, layers)))
         raise ModelError(
             f"lora.targets {targets!r} matches no linear layer of this model; its layers are "
             f"called {', '.join(tails)}, and there are the presets {', '.join(PRESETS)}."
             f"{nearest(targets, [*PRESETS, *tails])}"
         )
-    return found
+    return Chosen(found, tuple(notes))
+
+
+def _named(targets: str, model_type: str) -> Callable[[str], bool]:
+    if targets == "all-linear":
+        return lambda name: True
+    if targets == "attention" or (targets == "default" and model_type not in DEFAULTS):
+        return lambda name: bool(BLOCKS & set(name.split(".")[:-1]))
+    pattern = _pattern(DEFAULTS[model_type] if targets == "default" else targets)
+    return lambda name: bool(pattern.fullmatch(name) or pattern.fullmatch(_tail(name)))
+
+
+def _barred(
+    found: Sequence[str], model_type: str, rigid: Collection[str]
+) -> Iterator[tuple[list[str], str]]:
+    """Which of them cannot be adapted, and why."""
+    if fixed := [name for name in found if name in rigid]:
+        yield (
+            fixed,
+            "the model reads their weights itself, or takes more from them than W x, so that an "
+            "adapter cannot act there",
+        )
+    schemes: Mapping[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
+    scheme = "mixtral" if model_type == "mixtral" else schemes.get(model_type, "")  # as PEFT has it
+    taken = EXPERTS.get(scheme, frozenset())
+    if lost := [name for name in found if _tail(name) in taken and name not in rigid]:
+        yield (
+            lost,
+            f"in a model of this kind ({model_type}) PEFT {PEFT} takes them for the routed "
+            "experts', and would not wear what they learnt",
+        )
+
+
+def _counted(layers: Sequence[str]) -> str:
+    if len(layers) == 1:
+        return f"1 layer ({layers[0]})"
+    tails = ", ".join(sorted(set(map(_tail, layers))))
+    return f"{len(layers)} layers ({tails}; the first is {layers[0]})"
+
+
+def _tail(name: str) -> str:
+    return name.split(".")[-1]
 
 
 def _pattern(targets: str) -> re.Pattern[str]:

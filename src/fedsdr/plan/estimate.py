@@ -17,7 +17,7 @@ from fedsdr.data.render import Rendered, render_prompt
 from fedsdr.distill import prompts
 from fedsdr.distill.generate import Sampling, generate
 from fedsdr.distill.selection import parse_selection
-from fedsdr.model.base import BaseModel, in_out, linear_layers
+from fedsdr.model.base import BaseModel, held_bytes, in_out, linear_layers
 from fedsdr.model.head import PIECE
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Stage
@@ -64,7 +64,7 @@ def estimate_memory(experiment: Experiment, rows: Rows) -> Memory:
     """Training holds six copies of every branch (as the round and as the stage began, both anchors,
     as trained, as finished), four more of a trained one (gradient and its sum, AdamW's moments)."""
     base, layouts, local = experiment.base, experiment.lora.layouts, experiment.local
-    own = sum(t.nbytes for t in (*base.net.parameters(), *base.net.buffers()))
+    own = held_bytes(base.net)
     k = min(experiment.stack, len(rows))
     trained = [whole(trained_parts([stage])) for stage in experiment.algorithm.stages]
     numbers = 6 * sum(layout.size for layout in layouts.values())

@@ -13,6 +13,7 @@ from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered, render, render_prompt
 from fedsdr.distill import prompts
+from fedsdr.distill.engine import no_room
 from fedsdr.errors import DataError
 from fedsdr.model.base import BaseModel
 from fedsdr.plan.shape import ClientRow, Lengths
@@ -65,22 +66,28 @@ def read_client(
     return row, cut
 
 
+def refuse_unusable(experiment: Experiment) -> None:
+    """Rows that could not be rewritten or scored stop a run before it begins, as those that cannot
+    be trained on do."""
+    faults = Faults()
+    for client in (*experiment.federation.clients, *experiment.unseen):
+        check_held_out(experiment, client, faults)
+    check_rewriting(experiment, faults)
+    if found := list(faults.told()):
+        raise DataError("\n".join(found))
+
+
 def check_rewriting(experiment: Experiment, faults: Faults) -> None:
     """A rewriting prompt holds instruction and response both, and needs room for the rewrite."""
     base, choice = experiment.base, experiment.recipe.rewriting
+    if choice.engine is not None:
+        return  # the server's model has positions of its own
     for client in experiment.trained if rewritten_views(experiment.algorithm) else ():
         for example in client.train:
             asked = prompts.render(prompts.choose_template(example, choice.template), example)
             length = _prompt_length(base, client.client_id, asked, faults)
-            if length is None or length + choice.max_new_tokens <= base.max_length:
-                continue
-            wrong = f"the rewriting prompt fills the model's {base.max_length} positions"
-            if length < base.max_length:
-                wrong = (
-                    f"the rewriting prompt and rewriting.max_new_tokens ({choice.max_new_tokens}) "
-                    f"exceed the model's {base.max_length} positions; lower it"
-                )
-            faults.add(f"{wrong}; or drop the row", client.client_id, example)
+            if length is not None and (wrong := no_room(base, length, choice.max_new_tokens)):
+                faults.add(wrong, client.client_id, example)
 
 
 def data_problems(clients: Iterable[ClientRow], recipe: Recipe) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """The run directory: the whole truth about a run, and all that a resume, a report or a purge needs.
 
-    recipe.yaml  run.json  rounds.jsonl  timings.jsonl  ledger.jsonl  lock
+    recipe.yaml  run.json  lock
+    rounds.jsonl  validation.jsonl  diagnostics.jsonl  timings.jsonl  ledger.jsonl
     checkpoints/round-00003/     the server's state after round 3
     clients/<id>/round-00003/    a client's private state after round 3; never sent
+    clients/<id>/*.jsonl         its own texts, for those who look at them on this machine
     updates/round-00003/<id>/    updates of a round that is under way (the spool)
     adapters/  rewrites/
 
@@ -31,6 +33,7 @@ from fedsdr.runs.files import JSON
 from fedsdr.runs.lock import run_lock
 from fedsdr.types import Tensors
 
+REWRITES = "rewrites.jsonl"  # a client's, beside its states
 ROUND = re.compile(r"round-(\d{5,})")
 
 
@@ -90,7 +93,7 @@ class RunDirectory:
         for folder in [*top, *nested]:
             recover(folder)
 
-    # Rows: rounds.jsonl, timings.jsonl, ledger.jsonl
+    # Rows: all files *.jsonl above
 
     def append_row(self, file: str, row: Mapping[str, JSON]) -> None:
         files.append_row(self._rows_path(file), row)
@@ -173,6 +176,17 @@ class RunDirectory:
                 if before is not None and round < before and round not in needed:
                     remove_artifact(self.root / _state(client_id, round))
 
+    # Texts of the clients, beside their states: as private, and no part of any checkpoint
+
+    def private_file(self, client_id: str, file: str) -> Path:
+        return self.root / "clients" / files.checked_name(client_id) / files.checked_name(file)
+
+    def save_private_rows(
+        self, client_id: str, file: str, rows: Iterable[Mapping[str, JSON]]
+    ) -> None:
+        """All rows at once, in place of those that were there."""
+        files.write_rows_atomic(self.private_file(client_id, file), rows)
+
     # The spool: updates that have arrived in a round that is not yet committed
 
     def save_update(
@@ -205,8 +219,8 @@ class RunDirectory:
                 remove_artifact(self.root / "updates" / _folder(round))
 
     def private_folders(self) -> list[str]:
-        """The clients' own: states, waiting updates, and the adapters of every mix of which each
-        client has one (a folder of folders)."""
+        """The clients' own: states and texts, waiting updates, and the adapters of every mix of
+        which each client has one (a folder of folders)."""
         mixes = [mix for mix in sorted(self.root.glob("adapters/*")) if mix.is_dir()]
         personal = [m.name for m in mixes if any(part.is_dir() for part in m.iterdir())]
         theirs = [f"{room}/{name}" for room in ("adapters", "evaluation") for name in personal]
@@ -217,7 +231,8 @@ class RunDirectory:
 
         Takes the run's lock itself.
         """
-        folders = self.private_folders() * private + ["rewrites"] * rewrites
+        rewritten = ["rewrites", *self._own_rewrites()]
+        folders = self.private_folders() * private + rewritten * rewrites
         chosen = ["private state"] * private + ["rewrites"] * rewrites
         with run_lock(self.root):
             # Marked first: a purge that is killed half-way must not be resumed from either.
@@ -245,6 +260,10 @@ class RunDirectory:
                 f"{self.root / at} was written as {about.get('at')!r} of run {about.get('run')!r}"
             )
         return Artifact(stored.tensors, stored.meta["meta"], stored.digest), about["states"]
+
+    def _own_rewrites(self) -> list[str]:
+        kept = sorted(self.root.glob(f"clients/*/{REWRITES}"))
+        return [str(file.relative_to(self.root)) for file in kept]
 
     def _clients(self) -> list[str]:
         return _safe(artifacts_in(self.root / "clients"))

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,13 +34,20 @@ FIXES = {
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Whoever reads, now or after a kill, sees the old text or the new one."""
-    with _written_beside(path, text) as beside:
+    with _written_beside(path, [text.encode()]) as beside:
+        os.replace(beside, path)
+
+
+def write_rows_atomic(path: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
+    """The same of JSON lines, which need not all be in memory at once."""
+    lines = (json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+    with _written_beside(path, lines) as beside:
         os.replace(beside, path)
 
 
 def write_text_once(path: Path, text: str) -> bool:
     """Like `write_text_atomic`, but only for the first who tries; False for all others."""
-    with _written_beside(path, text) as beside:
+    with _written_beside(path, [text.encode()]) as beside:
         try:
             os.link(beside, path)
         except FileExistsError:
@@ -118,7 +125,7 @@ def make_private(path: Path) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    _fill(os.open(path, flags, 0o600), data)
+    _fill(os.open(path, flags, 0o600), [data])
 
 
 def fsync_directory(path: Path) -> None:
@@ -155,12 +162,12 @@ def unwritable(path: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def _written_beside(path: Path, text: str) -> Generator[str, None, None]:
+def _written_beside(path: Path, data: Iterable[bytes]) -> Generator[str, None, None]:
     try:
         make_private(path.parent)
         handle, beside = tempfile.mkstemp(prefix=f".tmp-{path.name}.", dir=path.parent)
         try:
-            _fill(handle, text.encode())
+            _fill(handle, data)
             yield beside
             fsync_directory(path.parent)
         finally:
@@ -170,10 +177,10 @@ def _written_beside(path: Path, text: str) -> Generator[str, None, None]:
         raise unwritable(path, error) from error
 
 
-def _fill(handle: int, data: bytes) -> None:
+def _fill(handle: int, data: Iterable[bytes]) -> None:
     with os.fdopen(handle, "wb") as file:
         os.fchmod(handle, 0o600)
-        file.write(data)
+        file.writelines(data)
         file.flush()
         os.fsync(handle)
 

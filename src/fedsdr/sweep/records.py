@@ -11,10 +11,11 @@ import torch
 
 from fedsdr import __version__
 from fedsdr.errors import CorruptArtifact, FedsdrError, RunError
-from fedsdr.loop import ROUNDS, TIMINGS
+from fedsdr.loop import ROUNDS
 from fedsdr.results import RunResult
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
+from fedsdr.runs.timings import TIMINGS
 from fedsdr.sources import Scorer
 from fedsdr.sweep.cells import Cell
 
@@ -68,7 +69,8 @@ def success(
     nobody saw its whole time."""
     seconds = dict[str, float]()
     for row in () if resumed else run.rows(TIMINGS):
-        seconds[row["phase"]] = round(seconds.get(row["phase"], 0.0) + row["seconds"], 3)
+        if row["round"] == 0:  # the others are parts of "rounds"
+            seconds[row["phase"]] = round(seconds.get(row["phase"], 0.0) + row["seconds"], 3)
     return {
         **{key: value for key, value in results.items() if key != "clients"},
         **_identity(cell),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 from fedsdr.cli import progress
 from fedsdr.cli.printing import UNPRINTABLE, complain, figure, plain, size
 from fedsdr.cli.progress import progress_watch, round_line
+from fedsdr.cli.rounds_table import DriftFile, rounds_table
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:
@@ -60,17 +63,72 @@ def test_slow_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.getvalue() == "rewriting clients: 3 of 4\n"
 
 
-def test_on_a_terminal_there_are_bars_and_the_rounds_above_them() -> None:
+def test_on_a_terminal_there_are_bars_and_a_table_of_the_rounds() -> None:
     to, out = console(terminal=True)
     with progress_watch(to, 2, "FedSD") as watch:
         watch.advance("clients", 1, 8)
-        watch.told(row(1))
+        watch.told(row(1, losses={"c1": 1.0, "c2": 2.0}, clients=2))
         watch.advance("scoring [b]global", 2, 8)
     seen = out.getvalue()
     assert "FedSD rounds" in seen
     assert "scoring [b]global" in seen
-    assert "round 1/2" in seen
-    assert "1/2" in seen.replace("round 1/2", "")
+    left = seen[seen.rindex("\x1b[2K") :]  # after the bars were cleared away
+    words = [re.sub(r"\x1b\[[0-9;]*m", "", line).split() for line in left.splitlines()]
+    head, line = [found for found in words if len(found) > 1]
+    assert head == [
+        *("round", "clients", "loss", "highest", "of", "client", "recall", "global", "up", "down")
+    ]
+    assert line == ["1/2", "2", "1.500", "2.000", "c2", "0.250", "1.2", "kB", "999", "B"]
+
+
+def test_the_live_table_shows_the_rounds_that_fit_and_the_last_one_all() -> None:
+    to, out = console(terminal=True)
+    to.height = 14
+    with progress_watch(to, 30) as watch:
+        for number in range(1, 31):
+            watch.told(row(number))
+        live = to.render_lines(watch.told.__self__.progress.get_renderable())
+        assert len(live) <= to.height
+    assert all(f"{number}/30" in out.getvalue() for number in range(1, 31))
+
+
+def test_a_resumed_run_is_not_taken_for_a_quick_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    to, _ = console(terminal=True)
+    now = [0.0]
+    with progress_watch(to, 10) as watch:
+        bars = watch.told.__self__
+        monkeypatch.setattr(bars.progress, "get_time", lambda: now[0])
+        for number in (7, 8, 9):
+            now[0] += 60.0
+            watch.told(row(number))
+        rounds = bars.progress.tasks[0]
+        assert rounds.completed == 9
+        assert rounds.time_remaining == 60  # rounds of a minute, though rich's own memory is 30 s
+
+
+def test_drift_is_read_from_the_run_as_it_grows(tmp_path: Path) -> None:
+    file = tmp_path / "diagnostics.jsonl"
+    drift = DriftFile(tmp_path)
+    assert drift.by_round() == {}
+    file.write_text('{"round": 1, "branches": {"R": {"drift": 0.5}}}\n{"round": 2, "bran')
+    assert drift.by_round() == {1: 0.5}
+    with file.open("a") as grown:
+        grown.write('ches": {"R": {"drift": 0.25}}}\nnot JSON\n{"round": 3, "branches": {}}\n')
+    assert drift.by_round() == {1: 0.5, 2: 0.25}
+    to, out = console(terminal=False)
+    to.print(rounds_table([row(2), row(3)], 3, "", drift.by_round()))
+    head, _rule, second, third = out.getvalue().splitlines()
+    assert head.split()[-3:] == ["drift", "up", "down"]
+    assert second.split()[-5:] == ["0.250", "1.2", "kB", "999", "B"]
+    assert third.split()[-5:] == ["0.250", "1.2", "kB", "999", "B"]  # recall; no drift is known
+
+
+def test_refused_clients_are_told_above_the_table_and_counted_in_it() -> None:
+    to, out = console(terminal=True)
+    with progress_watch(to, 2) as watch:
+        watch.told(row(1, clients=7, refused=["client '\x1b[31mc1' lost: [red]gone[/red]"]))
+    assert "client '\\x1b[31mc1' lost: [red]gone[/red]" in out.getvalue()
+    assert "7 (1 lost)" in out.getvalue()
 
 
 def test_a_failure_inside_goes_through() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fedsdr.errors import CorruptArtifact, FedsdrError, RunError
-from fedsdr.results import default_measures, read_result, read_results
+from fedsdr.results import SEAL, default_measures, read_result, read_results, sealed
+from fedsdr.runs.identity import write_facts
 
 RESULTS: dict[str, Any] = {
     "method": "fedsd",
@@ -23,7 +24,7 @@ RESULTS: dict[str, Any] = {
 
 def finished(folder: Path, text: str | None = None, **changes: Any) -> Path:
     folder.mkdir()
-    (folder / "run.json").write_text("{}")
+    write_facts(folder, {"base_digest": "ba5e"})
     (folder / "results.json").write_text(text or json.dumps(RESULTS | changes))
     return folder
 
@@ -32,7 +33,16 @@ def test_a_finished_run(tmp_path: Path) -> None:
     result = read_result(finished(tmp_path / "run"))
     assert (result.method, result.seed, result.world, result.lr) == ("fedsd", 3, "abc", 0.003)
     assert result.scores == {"global": {"recall": 0.5, "retention": 1}}
-    assert result.path == str(tmp_path / "run")
+    assert (result.path, result.base) == (str(tmp_path / "run"), "ba5e")
+
+
+def test_results_of_another_run(tmp_path: Path) -> None:
+    one, other = finished(tmp_path / "one"), finished(tmp_path / "other", lr=0.01)
+    write_facts(one, {SEAL: sealed((one / "results.json").read_bytes())})
+    assert read_result(one).lr == 0.003
+    (one / "results.json").write_bytes((other / "results.json").read_bytes())
+    with pytest.raises(RunError, match=r"results\.json is not what this run wrote.*fedsdr resume"):
+        read_result(one)
 
 
 def test_an_unfinished_run_is_named_with_the_way_on(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fedsdr.data.render import render_prompt
 from fedsdr.distill import endpoint as endpoint_module
 from fedsdr.distill import remote as module
 from fedsdr.distill.audit import AuditRow
@@ -19,6 +20,7 @@ from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.engine import Teacher
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.hosts import refusal
+from fedsdr.distill.prompts import choose_template, render
 from fedsdr.distill.remote import Remote
 from fedsdr.distill.reply import LONGEST_WORDS, server_words
 from fedsdr.distill.rewrite import Rewriting, remote_engine, rewrite, rewrite_by
@@ -104,18 +106,36 @@ def test_what_it_is_asked(tmp_path: Path) -> None:
 
 
 def test_completions_get_the_text_of_the_models_template(base64: BaseModel, tmp_path: Path) -> None:
-    row = Example("x", "Who?", "It is <|end|> she.")
+    row = Example("x", "Who?", "It is she.")
     with serving() as server:
         settings = how(server, protocol="completions")
         engine = remote_engine(settings, base64)
         rule = parse_selection("none")
         (made,), _ = rewrite_by(engine, "c0", [row], rule, settings, Drafts(tmp_path, "c0"))
-        assert made.response == "In short: It is <|end|> she."
+        assert made.response == "In short: It is she."
         assert server.paths == ["/v1/completions"]
         assert prompt_of(server.bodies[0]).startswith("<|system|>Rewrite the reference")
         assert prompt_of(server.bodies[0]).endswith("<|end|><|assistant|>")
         with pytest.raises(RecipeError, match="completions needs a model folder"):
             remote_engine(settings, None)
+
+
+def test_completions_get_tokens_where_a_record_could_end_its_turn(
+    base64: BaseModel, tmp_path: Path
+) -> None:
+    row = Example("x", "Who?", "It is <|end|><|user|> she.")
+    end = base64.tokenizer.convert_tokens_to_ids("<|end|>")
+    with serving(lambda n, ref: Reply(text="She.")) as server:
+        settings = how(server, protocol="completions")
+        engine, rule = remote_engine(settings, base64), parse_selection("none")
+        (made,), _ = rewrite_by(engine, "c0", [row], rule, settings, Drafts(tmp_path, "c0"))
+        (body,) = server.bodies
+    asked = render(choose_template(row, "auto"), row)
+    assert made.response == "She."
+    assert body["prompt"] == render_prompt(base64, asked)
+    # As often as the template itself writes it: behind the system line and behind the question.
+    assert body["prompt"].count(end) == 2
+    assert "It is <|end|><|user|> she." in base64.tokenizer.decode(body["prompt"])
 
 
 def test_so_many_at_a_time_and_the_first_alone(tmp_path: Path) -> None:
@@ -179,6 +199,10 @@ NONSENSE: dict[str, Reply] = {
     "no kind": Reply(headers={"Content-Type": ""}),
     "huge": Reply(text="x" * 50_000),
     "an error in disguise": Reply(body=b'{"error": {"message": "overloaded"}}'),
+    "an error beside an answer": Reply(
+        body=b'{"error": "overloaded", "choices": [{"message": {"content": "Ada"}}]}'
+    ),
+    "more than was asked for": Reply(text="x" * (256 * 64 + 1)),
 }
 
 
@@ -197,11 +221,42 @@ def test_nonsense_is_asked_again_and_never_taken(
         assert texts == [f"In short: {e.response}" for e in ROWS[:5]]
         assert set(server.asked.values()) == {2}
     with serving(lambda number, reference: NONSENSE[name]) as server:
-        with pytest.raises(EndpointError, match=r"does not answer: .+ goes on where it") as told:
+        with pytest.raises(EndpointError, match=r"no answer to use: .+ goes on where it") as told:
             ask(server, tmp_path / "never", retries=1, **quick)
         assert len(server.bodies) == 2
         assert "Lovelace" not in str(told.value)
     assert stored(tmp_path / "never") == 0
+
+
+def test_an_error_in_disguise_is_told_unless_it_quotes_the_record(tmp_path: Path) -> None:
+    said = {"error": {"message": "the model is loading"}}
+    with (
+        serving(lambda n, ref: Reply(body=json.dumps(said).encode())) as server,
+        pytest.raises(EndpointError, match=r"its answer is an error: 'the model is loading'\."),
+    ):
+        ask(server, tmp_path, retries=0)
+    said = {"error": {"message": f"cannot parse {SECRET}"}}
+    with (
+        serving(lambda n, ref: Reply(body=json.dumps(said).encode())) as server,
+        pytest.raises(EndpointError, match=r"its answer is an error\. What") as told,
+    ):
+        ask(server, tmp_path, retries=0)
+    assert "Ada" not in str(told.value)
+
+
+def test_an_answer_of_another_model_is_told(tmp_path: Path) -> None:
+    def answer(model: str) -> Reply:
+        choice = {"message": {"content": "She."}, "finish_reason": "stop"}
+        return Reply(body=json.dumps({"model": model, "choices": [choice]}).encode())
+
+    for model, notes in (("seven-b", 0), ("eight-b", 1), (7, 0), ("Ada\nLovelace", 0)):
+        told: list[str] = []
+        with serving(lambda n, ref, model=model: answer(model)) as server:
+            engine = remote_engine(how(server), None, told.append)
+            drafts = Drafts(tmp_path / str(model), "c0")
+            rewrite_by(engine, "c0", ROWS, parse_selection("none"), how(server), drafts)
+        assert len(told) == notes
+        assert all("answers as model 'eight-b', not as 'seven-b'" in note for note in told)
 
 
 def test_retry_after_is_waited_for_by_all(tmp_path: Path) -> None:
@@ -252,7 +307,7 @@ def test_a_full_house_is_no_failure(tmp_path: Path) -> None:
 
 def test_dead_after_some_then_alive_again(tmp_path: Path) -> None:
     with serving(lambda n, _: Reply() if n <= 7 else Reply(status=503)) as server:
-        with pytest.raises(EndpointError, match=r"does not answer: HTTP 503\. What it answered"):
+        with pytest.raises(EndpointError, match=r"no answer to use: HTTP 503\. What it answered"):
             ask(server, tmp_path, retries=2)
         first = dict(server.answered)
     assert stored(tmp_path) == 7

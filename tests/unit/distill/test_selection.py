@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedsdr.distill import selection
-from fedsdr.distill.selection import Choice, Draft, parse_selection, passes, select
+from fedsdr.distill.selection import Choice, Draft, judge, parse_selection, passes, select
 from fedsdr.errors import ModelError, RecipeError, SandboxError
 from fedsdr.sandbox import Refusal, available
 from fedsdr.types import Example, Message
@@ -165,9 +165,9 @@ def test_entailment_both_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     asked: list[tuple[str, str]] = []
 
     class Scripted:
-        def entailment(self, premise: str, hypothesis: str) -> float:
-            asked.append((premise, hypothesis))
-            return 0.2 if "LESS" in premise or "MORE" in hypothesis else 0.9
+        def entailments(self, pairs: list[tuple[str, str]]) -> list[float]:
+            asked.extend(pairs)
+            return [0.2 if "LESS" in p or "MORE" in h else 0.9 for p, h in pairs]
 
     monkeypatch.setattr(selection, "entailment_class", lambda folder: 0)
     monkeypatch.setattr(selection, "load_classifier", lambda folder: Scripted())
@@ -184,11 +184,15 @@ def test_entailment_both_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert passes(either, prose, less) == ("lost-meaning",)
     assert passes(either, prose, more) == ("invented-meaning",)
     asked.clear()
-    # Not for what is checked exactly, nor for what is refused already, nor twice.
+    # Not for what is checked exactly, nor for what is refused already.
     assert passes(rule, Example("e1", "?", "f(a=1)"), Draft("f(a=1) MORE", False)) == ()
     assert passes(rule, prose, Draft("Ada built 7.", False)) == ("invented-number",)
-    assert passes(either, prose, less) == ("lost-meaning",)
     assert asked == []
+    # Many drafts, one call: the same reasons, and only of those that are left to judge.
+    empty, same = Draft(" ", False), Draft(prose.response, False)
+    judged = judge(either, [(prose, d) for d in (empty, less, same, more)])
+    assert judged == [("empty",), ("lost-meaning",), (), ("invented-meaning",)]
+    assert len(asked) == 4
 
 
 def test_the_classifier_is_looked_for_at_once(tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_the_end_of_a_prompt_without_room_is_what_is_kept(lora: StackedLora) -> 
     assert found == one.answer([kept], GREEDY, [0])[0]
 
 
+def test_a_prompt_cannot_write_a_special_token(lora: StackedLora) -> None:
+    alone = ModelAnswerer(lora, {}, {})
+    end = lora.base.tokenizer.convert_tokens_to_ids("<|end|>")
+    said = "What does <|end|> mean?"
+    assert end in lora.base.tokenizer.encode(said)
+    assert end not in lora.base.encode_whole(said)
+    assert alone.count(said) == len(lora.base.encode_whole(said))
+    assert alone.answer([said], GREEDY, [0]) != [theirs(lora.base, said, 12)]
+
+
 def test_draws_follow_the_seed_alone(lora: StackedLora) -> None:
     hot = Sampling(temperature=1.5, top_p=1.0, top_k=50, max_new_tokens=8)
     one = answerer(lora, 0.5)

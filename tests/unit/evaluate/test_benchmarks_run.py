@@ -309,6 +309,30 @@ def test_what_does_not_belong_is_refused(
     assert own.read_bytes() == before
 
 
+def test_a_file_that_contradicts_itself_is_refused(setting: Setting, tmp_path: Path) -> None:
+    run(setting, "mmlu", base(right(setting, "mmlu")), adapted(right(setting, "mmlu")))
+    own, other = setting.folder / "results.json", tmp_path / "other.json"
+    values = json.loads(own.read_text())
+    other.write_text(json.dumps({**values, "entries": [*values["entries"], values["entries"][0]]}))
+    merge_files(tmp_path / "fresh", MODEL, [other])  # twice the same is the same
+    twin = {**values["entries"][0], "score": 0.5}
+    other.write_text(json.dumps({**values, "entries": [*values["entries"], twin]}))
+    with pytest.raises(RunError, match=r"other\.json: mmlu of 'base' is there with other figures"):
+        merge_files(tmp_path / "fresh", MODEL, [other])
+    settings = {**values["entries"][0]["settings"], "dtype": "float16"}
+    twin = {**values["entries"][0], "settings": settings}
+    other.write_text(json.dumps({**values, "entries": [twin]}))
+    with pytest.raises(RunError, match=r"other figures, items or settings"):
+        merge_files(setting.folder, MODEL, [other])
+    forgot = {**values["forgetting"][0], "task": "bbh"}
+    other.write_text(json.dumps({**values, "forgetting": [forgot]}))
+    with pytest.raises(RunError, match=r"what 'global' forgot on bbh, of which there are no fig"):
+        merge_files(setting.folder, MODEL, [other])
+    own.write_text(json.dumps({**values, "base": OTHER}))
+    with pytest.raises(RunError, match=r"out/results\.json holds figures of another base.*away"):
+        merge_files(setting.folder, MODEL, [other])
+
+
 def test_a_results_file_of_another_model_stops_before_anything_is_asked(setting: Setting) -> None:
     run(setting, "mmlu", base(right(setting, "mmlu")))
     idle = right(setting, "mmlu")

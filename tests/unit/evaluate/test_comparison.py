@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -335,6 +336,18 @@ def test_the_same_seed_in_another_world_is_refused_by_path() -> None:
         compare([*results, other], [RECALL], ["recall"])
     assert "runs/fedavg-4" in str(error.value)
     assert "runs/other" in str(error.value)
+
+
+def test_runs_over_another_base_are_refused_by_path() -> None:
+    left = replace(pairs(AHEAD)[0], base="a" * 64)
+    right = replace(pairs(AHEAD)[1], base="b" * 64)
+    with pytest.raises(
+        RecipeError, match=r"different bases.* aaaaaaaaaaaa and bbbbbbbbbbbb"
+    ) as error:
+        compare([left, right], [], ["recall"])
+    assert left.path in str(error.value)
+    assert right.path in str(error.value)
+    compare([left, replace(right, base="")], [], ["recall"])  # of one that says nothing
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

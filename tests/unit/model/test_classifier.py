@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from fedsdr.errors import ModelError
-from fedsdr.model.classifier import entailment_class, load_classifier
+from fedsdr.model import classifier as classifier_module
+from fedsdr.model.classifier import classifier_digest, entailment_class, load_classifier
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "oslo", "is", "big", "small", "not")
 LABELS = {0: "CONTRADICTION", 1: "neutral", 2: "Entailment"}
@@ -68,6 +69,35 @@ def test_premise_and_hypothesis_keep_their_places(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = classifier.net(input_ids=ids, token_type_ids=kinds).logits[0]
     assert there == pytest.approx(float(logits.softmax(-1)[2]), abs=1e-6)
+
+
+def test_many_pairs_are_judged_as_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = load_classifier(make(tmp_path / "random", known=False))
+    texts = ["oslo", "oslo is big", "small", "oslo is not small " * 30, "", "big oslo"]
+    pairs = [(premise, hypothesis) for premise in texts for hypothesis in texts]
+    alone = [classifier.entailment(*pair) for pair in pairs]
+    assert len(set(alone)) > 10
+    passes = list[int]()
+    watched = classifier.net.register_forward_pre_hook(lambda *_: passes.append(1))
+    monkeypatch.setattr(classifier_module, "AT_ONCE", 7)
+    assert classifier.entailments(pairs) == pytest.approx(alone, abs=1e-6)
+    assert len(passes) == -(-len(pairs) // 7)
+    watched.remove()
+    assert classifier.entailments([]) == []
+    # One that does not know how to pad judges one at a time.
+    classifier.net.config.pad_token_id = None
+    assert classifier.entailments(pairs) == alone
+
+
+def test_another_classifier_has_another_digest(tmp_path: Path) -> None:
+    first = classifier_digest(make(tmp_path / "a"))
+    assert classifier_digest(make(tmp_path / "a")) == first
+    assert classifier_digest(make(tmp_path / "b", known=False)) != first
+    vocabulary = tmp_path / "a/vocab.txt"
+    vocabulary.write_text("oslo")
+    assert classifier_digest(tmp_path / "a") != first
 
 
 def test_a_text_that_is_too_long_is_cut(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def drawn(settings: Disturbance, lengths: list[int], progress: float = 1.0) -> I
 
 def flat_rows(lengths: list[int], width: int) -> AbstractContextManager[None]:
     slots = torch.cat([torch.arange(n) + i * width for i, n in enumerate(lengths)])
-    rows = Rows(tuple(lengths), width, slots, slots % width, {})
+    rows = Rows(tuple(lengths), width, slots, slots % width, make_blocks(lengths, width, slots), {})
 
     class Running:
         def __enter__(self) -> None:

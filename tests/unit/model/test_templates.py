@@ -530,6 +530,66 @@ def test_a_template_that_takes_no_system_turn(base32: BaseModel) -> None:
     assert marked(merges, render(merges, TURNS, 1024)) == FAMILIES["gemma"].turns
 
 
+BROKEN = {
+    "does not parse": ("{% for m in messages %}{{ m.content }", "unexpected '}'"),
+    "always refuses": ("{{ raise_exception('never') }}", "cannot be used: never"),
+    "has a bug": ("{{ 1 / 0 }}", "division by zero"),
+    "calls what is not there": ("{{ strftime(1) }}", "'strftime' is undefined"),
+    "never ends": ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(0) }}", "maximum recursion"),
+    "reaches for Python": ("{{ ''.__class__.__mro__[1].x() }}", "cannot be used"),
+    "says nothing": ("", "leaves out what the user says"),
+    "drops answers": (
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+        "does not write an answer as it was given",
+    ),
+    "changes answers": (
+        "{% for m in messages %}{{ m.content | lower }}\n{% endfor %}",
+        "does not write an answer as it was given",
+    ),
+}
+
+
+@pytest.mark.parametrize(("template", "why"), BROKEN.values(), ids=BROKEN)
+def test_a_template_that_cannot_be_used_is_refused_at_once(
+    template: str, why: str, base32: BaseModel
+) -> None:
+    base = replace(base32, template=template)
+    with pytest.raises(ModelError, match=rf"chat template .*{re.escape(why)}.*: plain") as caught:
+        with_template(base, "auto")
+    assert str(base.path) in str(caught.value)
+    assert with_template(base, "plain").template != template
+
+
+def test_a_template_may_insist_on_a_system_line(base32: BaseModel) -> None:
+    insists = "{% if messages[0].role != 'system' %}{{ raise_exception('none') }}{% endif %}"
+    base = with_template(replace(base32, template=insists + base32.template), "auto")
+    assert base.notes == ()
+
+
+def test_what_a_template_writes_before_an_answer_is_told(base32: BaseModel) -> None:
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    base = with_template(replace(base32, template=bare), "auto")
+    assert base.notes == (
+        "the chat template writes 'assistant: ' before an answer: trained as part of it",
+    )
+
+
+@pytest.mark.parametrize("kind", ["bytes", "Prepend", "first", "always"])
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_raw_text_is_encoded_as_the_tokenizer_does_itself(
+    kind: str, adds_bos: bool, base32: BaseModel
+) -> None:
+    tokenizer = tokenizer_of(["<p>", "<e>", "<s>"], "<s>", adds_bos, kind)
+    base = replace(base32, tokenizer=tokenizer)
+    for text in ("Question: 1+1?\nAnswer:", " two  spaces", "a"):
+        assert base.encode_whole(text) == tokenizer.encode(text)
+    # But no benchmark's text ends itself.
+    found = base.encode_whole("x<e>y")
+    special = {tokenizer.convert_tokens_to_ids(token) for token in ("<p>", "<e>", "<s>")}
+    bos = [tokenizer.convert_tokens_to_ids("<s>")] if adds_bos else []
+    assert [token for token in found if token in special] == bos
+
+
 @pytest.mark.parametrize("name", [n for n in TEMPLATES if TEMPLATES[n].tokens])
 def test_a_missing_special_token_is_named(name: str, base32: BaseModel) -> None:
     for token in TEMPLATES[name].tokens:
@@ -563,5 +623,10 @@ def test_a_named_template_over_a_loaded_model(tiny_folder: Path) -> None:
         "‹<|user|>›\nHi‹<|end|>›\n‹<|assistant|>›\n⟦Hello‹<|end|>›⟧"
     )
     assert named.stops == {named.eos}
-    assert named.digest == base.digest
+    # Of another template, another digest, the same every time; the tokenizer's own changes nothing.
+    assert named.digest != base.digest
+    assert with_template(base, "zephyr").digest == named.digest
+    assert with_template(base, "plain").digest not in (base.digest, named.digest)
     assert with_template(base, "auto") == base
+    without = replace(base, template=with_template(base, "plain").template)
+    assert with_template(without, "plain").digest == base.digest

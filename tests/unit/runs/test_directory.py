@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -397,6 +398,43 @@ def test_the_spool_offers_whole_updates_only(run: RunDirectory) -> None:
     assert (run.spooled(1), run.spooled(2)) == (set(), {"a", "c"})
     run.drop_spool(2)
     assert os.listdir(run.root / "updates") == []
+
+
+# Texts of the clients
+
+
+def test_texts_lie_beside_the_states_and_are_in_nobodys_way(run: RunDirectory) -> None:
+    rows = [{"id": str(i), "prompt": "é\udc80"} for i in range(3)]
+    run.save_private_rows("a", "rewrites.jsonl", rows)
+    run.save_private_rows("z", "answers.jsonl", rows[:1])  # of a client that never trained
+    play(run, 3)
+    run.prune_client_states(3)
+    run.recover()
+    file = run.private_file("a", "rewrites.jsonl")
+    assert [json.loads(line) for line in file.read_text().splitlines()] == rows
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert run.load_client_state("z", 9) is None
+    assert run.load_latest_checkpoint()[0] == 3
+
+
+def test_texts_are_replaced_at_once_or_not_at_all(run: RunDirectory) -> None:
+    run.save_private_rows("a", "answers.jsonl", [{"id": "1"}])
+
+    def dies() -> Iterator[dict[str, str]]:
+        yield {"id": "2"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.save_private_rows("a", "answers.jsonl", dies())
+    file = run.private_file("a", "answers.jsonl")
+    assert file.read_text() == '{"id": "1"}\n'
+    left = file.with_name(".tmp-answers.jsonl.x1")  # as kill -9 would leave it
+    left.write_text("half a t")
+    run.recover()
+    assert os.listdir(file.parent) == ["answers.jsonl"]
+    with pytest.raises(RunError, match="cannot name"):
+        run.private_file("../b", "answers.jsonl")
 
 
 # Purge

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedsdr.distill.generate import Sampling, generate
-from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
 
 TOKENS_AT_ONCE = 1 << 15  # of prompts and answers that are generated side by side
-GUARD = "\0"
 
 
 class Answerer(Protocol):
@@ -52,29 +50,9 @@ class ModelAnswerer:
         # Of a prompt without room, the end counts: there stands what is asked.
         rows = [self._ids(prompt)[-room:] for prompt in prompts]
         with torch.no_grad(), self.lora.wear(self.flats, self.mix):
-            found = generate(
-                _guarded(self.lora.base), rows, sampling, seeds, batch=max(1, len(prompts))
-            )
-        return [text.text.removeprefix(GUARD).removesuffix(GUARD) for text in found]
+            found = generate(self.lora.base, rows, sampling, seeds, batch=max(1, len(prompts)))
+        return [answer.raw for answer in found]
 
     def _ids(self, text: str) -> list[int]:
         # With what the tokenizer adds (Llama's <s>), as InstructEval calls it.
-        return self.lora.base.tokenizer.encode(text, add_special_tokens=True)
-
-
-def _guarded(base: BaseModel) -> BaseModel:
-    """Generation strips what it returns; HumanEval needs the first line's indent."""
-    return replace(base, tokenizer=cast(Any, _Guarded(base.tokenizer)))
-
-
-class _Guarded:
-    """A tokenizer whose texts begin and end with a character that no strip() takes."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def decode(self, *arguments: Any, **named: Any) -> str:
-        return f"{GUARD}{self._inner.decode(*arguments, **named)}{GUARD}"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return self.lora.base.encode_whole(text)

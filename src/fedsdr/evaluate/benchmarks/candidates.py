@@ -73,6 +73,8 @@ def candidates(
         own = is_personal(algorithm, mix)
         for client in sorted(artifacts_in(run.root / "clients")) if own else [""]:
             state = run.load_client_state(client, round + 1) if own else None
+            if own and state is None:
+                continue  # it never trained: its model would be the global one
             branches = state.tensors.get("branches", {}) if state else {}
             yield Candidate(
                 f"{name}/{client}" if own else name,

@@ -17,6 +17,7 @@ from fedsdr.runs.files import make_private, write_json_atomic
 from fedsdr.runs.lock import run_lock
 
 FORMAT, RESULTS = 1, "results.json"
+SAME = ("score", "n", "data", "settings")  # of one task by one mix, wherever it was scored
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -72,8 +73,22 @@ def read_results_file(path: Path) -> Results:
         first: Any = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise CorruptArtifact(
-            f"{path} is no results file of format {FORMAT}: {where}: {first['msg']}"
+            f"{path} is no results file of format {FORMAT}: {where}: {first['msg']}; of a run, "
+            "name evaluation/results.json"
         ) from None
+
+
+def own_results(path: Path, base: str) -> Results:
+    """A run's own file; of another base than the run's, it was put there."""
+    if not path.exists():
+        return no_results(base)
+    found = read_results_file(path)
+    if found.base != base:
+        raise RunError(
+            f"{path} holds figures of another base model ({found.base[:12]}… instead of "
+            f"{base[:12]}…); move it away"
+        )
+    return found
 
 
 def write_results_file(path: Path, results: Results) -> None:
@@ -86,8 +101,7 @@ def merge_files(folder: Path, base: str, files: Sequence[Path]) -> Results:
     make_private(folder)
     with run_lock(folder):
         path = folder / RESULTS
-        own = read_results_file(path) if path.exists() else no_results(base)
-        joined = merged(own, read)
+        joined = merged(own_results(path, base), read)
         write_results_file(path, joined)
     return joined
 
@@ -112,11 +126,6 @@ def merged(own: Results, others: Iterable[tuple[str, Results]]) -> Results:
 def replaced(old: Results, new: Results) -> Results:
     """The run's own file after more was scored: the new figures in place of the old, and nothing
     left of adapters that the mixes no longer are."""
-    if old.base != new.base:
-        raise RunError(
-            f"the results file there is of another base model ({old.base[:12]}… instead of "
-            f"{new.base[:12]}…); move it away"
-        )
     adapters = {e.mix: e.adapter for e in new.entries}
     stale = {e.mix for e in old.entries if adapters.get(e.mix, e.adapter) != e.adapter}
     fresh = {(e.task, e.mix) for e in new.entries}
@@ -137,11 +146,17 @@ def _joined(own: Results, name: str, other: Results) -> Results:
     for entry in other.entries:
         if adapters.get(entry.mix, entry.adapter) != entry.adapter:
             raise RunError(f"{name}: its {entry.mix!r} is another adapter than the one here")
-        here = known.get((entry.task, entry.mix), entry)
-        if (here.score, here.n, here.data) != (entry.score, entry.n, entry.data):
+        here = known.setdefault((entry.task, entry.mix), entry)
+        if any(getattr(here, key) != getattr(entry, key) for key in SAME):
             raise RunError(
-                f"{name}: {entry.task} of {entry.mix!r} is there with other figures; remove one of "
-                "the two"
+                f"{name}: {entry.task} of {entry.mix!r} is there with other figures, items or "
+                "settings; remove one of the two"
+            )
+    for found in other.forgetting:
+        if not {(found.task, found.mix), (found.task, "base")} <= known.keys():
+            raise RunError(
+                f"{name}: it tells what {found.mix!r} forgot on {found.task}, of which there are "
+                "no figures"
             )
     entries = {(e.task, e.mix): e for e in (*other.entries, *own.entries)}
     forgot = {(f.task, f.mix): f for f in (*other.forgetting, *own.forgetting)}

@@ -23,8 +23,7 @@ from fedsdr.evaluate.benchmarks.results import (
     Entry,
     Forgot,
     Results,
-    no_results,
-    read_results_file,
+    own_results,
     replaced,
     write_results_file,
 )
@@ -66,8 +65,7 @@ def evaluate_benchmarks(
     make_private(setting.folder)
     with run_lock(setting.folder):
         path = setting.folder / RESULTS
-        old = read_results_file(path) if path.exists() else no_results(setting.base)
-        replaced(old, no_results(setting.base))  # an error now, not when hours have passed
+        old = own_results(path, setting.base)
         entries, forgot, bases = list[Entry](), list[Forgot](), dict[str, Scored]()
         for candidate in candidates:
             for benchmark, questions in every:

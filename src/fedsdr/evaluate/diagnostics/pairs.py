@@ -1,0 +1,69 @@
+"""Rewrites that are there already, from files: each row an id and the answer as rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedsdr.data.files import Row, read_rows
+from fedsdr.errors import DataError
+from fedsdr.evaluate.diagnostics.rewrites import Rewrite
+from fedsdr.types import Example
+
+# As the SDFT release names them, and as `fedsdr distill RECIPE` does.
+REWRITTEN = ("output_distilled", "response")
+ORIGINAL = "output_original"
+NO_PAIRS = ("audit.jsonl",)  # what `fedsdr distill` writes beside them
+
+
+def read_pairs(path: Path) -> Mapping[str, Row]:
+    """Row id -> the row, of a file or of every .jsonl file in a folder."""
+    files = [path]
+    if path.is_dir():
+        files = [f for f in sorted(path.glob("*.jsonl")) if f.name not in NO_PAIRS]
+        if not files:
+            raise DataError(f"{path}: there is no .jsonl file in this folder")
+    found = dict[str, Row]()
+    for row in (row for file in files for row in read_rows(file)):
+        name = row.label("id")
+        if not name:
+            raise row.error("is missing; a pair is found by the id of its row", "id")
+        if name in found:
+            raise row.error(
+                f"has the same id as {found[name].path}, {found[name].unit} {found[name].number}",
+                "id",
+            )
+        _column(row)
+        found[name] = row
+    return found
+
+
+def paired(
+    clients: Mapping[str, Sequence[Example]], pairs: Mapping[str, Row]
+) -> dict[str, list[Rewrite]]:
+    """Each client's rows that have a pair."""
+    found = {
+        client: [_rewrite(example, pairs[example.id]) for example in own if example.id in pairs]
+        for client, own in clients.items()
+    }
+    if not any(found.values()):
+        (row, *_) = pairs.values()
+        raise DataError(
+            f"{row.path}: none of the {len(pairs)} rows has the id of a training row of these "
+            "clients, such as "
+            f"{next(e.id for own in clients.values() for e in own)!r}; give the data their ids"
+        )
+    return found
+
+
+def _rewrite(example: Example, row: Row) -> Rewrite:
+    if ORIGINAL in row.values and row.text(ORIGINAL) != example.response:
+        raise row.error("is not the answer of the row with this id", ORIGINAL)
+    return Rewrite(example, row.text(_column(row)))
+
+
+def _column(row: Row) -> str:
+    for column in REWRITTEN:
+        if column in row.values:
+            return column
+    raise row.error(f"has neither {' nor '.join(map(repr, REWRITTEN))}, so no rewritten answer")

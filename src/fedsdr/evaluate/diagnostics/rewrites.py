@@ -1,0 +1,162 @@
+"""What rewriting did to a client's answers, before against after: length, repetition, filler;
+numbers, names, negations and final answers lost or invented; entailment, where a classifier is
+named. Counts and shares only, never text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any, Protocol
+
+from fedsdr.distill.answers import call, final_answer, looks_like_code
+from fedsdr.distill.checks import leaks, lost_answer, prompt_text
+from fedsdr.distill.facts import FactDifference, compare_facts
+from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
+from fedsdr.distill.words import words
+from fedsdr.evaluate.diagnostics.matrix import rounded
+from fedsdr.tensors import rng_sample
+from fedsdr.types import Example
+
+ENTAILED = 0.5  # the probability from which a text counts as entailed
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """An example, its answer as rewritten, and whether that is what is trained on."""
+
+    example: Example
+    text: str
+    kept: bool = True
+
+    @property
+    def changed(self) -> bool:
+        return self.text != self.example.response
+
+
+class Entailing(Protocol):
+    def entailments(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        """Of each premise and hypothesis, how likely the one entails the other."""
+        ...
+
+
+def audit(
+    rewrites: Sequence[Rewrite], judge: Entailing | None = None, examples: int = 64, seed: int = 0
+) -> dict[str, Any]:
+    """Of one client: all rows, and those that rewriting changed. `judge` reads at most `examples`
+    of the changed ones."""
+    changed = [one for one in rewrites if one.changed]
+    found: dict[str, Any] = {
+        "rows": len(rewrites),
+        "changed": rounded(len(changed) / len(rewrites)) if rewrites else None,
+        "kept": rounded(fmean(one.kept for one in rewrites)) if rewrites else None,
+        "all": _measured(rewrites),
+        "changed_rows": _measured(changed),
+    }
+    if judge is not None:
+        at = {one.example.id: one for one in changed}
+        chosen = rng_sample(sorted(at), examples, seed, "diagnosis", "entailment")
+        found["entailment"] = _entailment([at[i] for i in chosen], judge)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """One rewrite, measured."""
+
+    before: Redundancy
+    after: Redundancy
+    facts: FactDifference
+    ratio: float
+    distinct_1: tuple[float, float]
+    unsupported: float
+    leaking: bool
+    answer: bool  # the original has an answer that can be extracted
+    answer_lost: bool
+
+
+def _pair(one: Rewrite) -> _Pair:
+    original, rewrite, prompt = one.example.response, one.text, prompt_text(one.example)
+    return _Pair(
+        before=redundancy(original),
+        after=redundancy(rewrite),
+        facts=compare_facts(original, rewrite, prompt),
+        ratio=length_ratio(original, rewrite),
+        distinct_1=(_distinct(original), _distinct(rewrite)),
+        unsupported=unsupported_share(original, rewrite, prompt),
+        leaking=bool(set(leaks(rewrite)) - set(leaks(original))),
+        answer=_has_answer(original),
+        answer_lost=bool(lost_answer(original, rewrite)),
+    )
+
+
+def _measured(rewrites: Sequence[Rewrite]) -> dict[str, float | None] | None:
+    """Medians, means and shares over rows; of an answer that is not there, over those with one."""
+    if not rewrites:
+        return None
+    pairs = [_pair(one) for one in rewrites]
+    facts = [p.facts for p in pairs]
+    answers = [p for p in pairs if p.answer]
+    texts = {"before": [p.before for p in pairs], "after": [p.after for p in pairs]}
+    found = {
+        "rows": float(len(pairs)),
+        "length_ratio": median(p.ratio for p in pairs),
+        "longer_than_twice": fmean(p.ratio > 2 for p in pairs),
+    }
+    for side, (when, own) in enumerate(texts.items()):
+        found |= {
+            f"words_{when}": fmean(t.words for t in own),
+            f"distinct_1_{when}": fmean(p.distinct_1[side] for p in pairs),
+            f"distinct_2_{when}": fmean(t.distinct_2 for t in own),
+            f"repeated_4_{when}": fmean(t.repeated_4 for t in own),
+            f"compression_{when}": fmean(t.compression for t in own),
+            f"filler_per_1000_{when}": 1000 * sum(t.filler for t in own)
+            / max(1, sum(t.words for t in own)),
+        }  # fmt: skip
+    found |= {
+        "unsupported": fmean(p.unsupported for p in pairs),
+        "leaking": fmean(p.leaking for p in pairs),
+        "numbers_lost": fmean(bool(f.numbers_lost) for f in facts),
+        "numbers_invented": fmean(bool(f.numbers_invented) for f in facts),
+        "names_lost": fmean(bool(f.names_lost) for f in facts),
+        "names_invented": fmean(bool(f.names_invented) for f in facts),
+        "dates_lost": fmean(bool(f.dates_lost) for f in facts),
+        "dates_invented": fmean(bool(f.dates_invented) for f in facts),
+        "negation_lost": fmean(f.negation_lost for f in facts),
+        "negation_invented": fmean(f.negation_invented for f in facts),
+        "with_answer": fmean(p.answer for p in pairs),
+    }
+    told = {name: rounded(value) for name, value in found.items()}
+    told["answer_lost"] = rounded(fmean(p.answer_lost for p in answers)) if answers else None
+    return told
+
+
+def _entailment(rewrites: Sequence[Rewrite], judge: Entailing) -> dict[str, float | None] | None:
+    """Both ways; the prompt stands before the premise, as in selection: a short answer says little
+    without it."""
+    if not rewrites:
+        return None
+    pairs = list[tuple[str, str]]()
+    for one in rewrites:
+        prompt, original = prompt_text(one.example), one.example.response
+        pairs += [(f"{prompt}\n{original}", one.text), (f"{prompt}\n{one.text}", original)]
+    odds = judge.entailments(pairs)
+    forward, backward = odds[::2], odds[1::2]
+    both = zip(forward, backward, strict=True)
+    return {
+        "rows": float(len(rewrites)),
+        "rewrite_follows": rounded(fmean(p >= ENTAILED for p in forward)),
+        "original_follows": rounded(fmean(p >= ENTAILED for p in backward)),
+        "both": rounded(fmean(a >= ENTAILED and b >= ENTAILED for a, b in both)),
+        "mean_forward": rounded(fmean(forward)),
+        "mean_backward": rounded(fmean(backward)),
+    }
+
+
+def _has_answer(text: str) -> bool:
+    return call(text) is not None or looks_like_code(text) or final_answer(text) is not None
+
+
+def _distinct(text: str) -> float:
+    said = words(text)
+    return len(set(said)) / len(said) if said else 1.0

@@ -1,0 +1,101 @@
+"""A diagnosis as long tables: a row per figure, for whoever counts on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fedsdr.runs.files import make_private
+
+Columns = dict[str, list[Any]]
+MATRICES = (
+    "js_divergence",
+    "js_divergence_prompts",
+    "tfidf_cosine",
+    "gradient_cosine",
+    "loss_transfer",
+    "cka",
+)
+
+
+def tables(diagnosis: Mapping[str, Any]) -> dict[str, Columns]:
+    """`pairs`: view, measure, of, on, value. `points`: view, client, x, y. `clients`: view, client,
+    measure, value. `audit`: client, rows, measure, value. Those without rows are left out."""
+    found = {
+        "pairs": _pairs(diagnosis),
+        "points": _points(diagnosis),
+        "clients": _clients(diagnosis),
+        "audit": _audit(diagnosis),
+    }
+    return {name: columns for name, columns in found.items() if next(iter(columns.values()))}
+
+
+def write_tables(folder: Path, diagnosis: Mapping[str, Any]) -> bool:
+    """As `folder/<table>.parquet`; False where pyarrow is missing."""
+    try:
+        # By name: pyarrow is optional, and has no types to check against.
+        arrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError:
+        return False
+    make_private(folder)
+    made = tables(diagnosis)
+    for old in folder.glob("*.parquet"):  # of a diagnosis before this one
+        if old.stem not in made:
+            old.unlink()
+    for name, columns in made.items():
+        beside = folder / f".tmp-{name}"
+        beside.touch(0o600)
+        parquet.write_table(arrow.table(columns), beside)
+        beside.replace(folder / f"{name}.parquet")
+    return True
+
+
+def _pairs(diagnosis: Mapping[str, Any]) -> Columns:
+    ids: list[str] = diagnosis["clients"]
+    rows = [
+        (view, measure, of, on, value)
+        for view, found in diagnosis["views"].items()
+        for measure in MATRICES
+        if measure in found
+        for of, row in zip(ids, found[measure]["matrix"], strict=True)
+        for on, value in zip(ids, row, strict=True)
+    ]
+    return _columns(("view", "measure", "of", "on", "value"), rows)
+
+
+def _points(diagnosis: Mapping[str, Any]) -> Columns:
+    rows = [
+        (view, point["client"], point["x"], point["y"])
+        for view, found in diagnosis["views"].items()
+        for point in found.get("pca", {}).get("points", ())
+    ]
+    return _columns(("view", "client", "x", "y"), rows)
+
+
+def _clients(diagnosis: Mapping[str, Any]) -> Columns:
+    rows = list[tuple[Any, ...]]()
+    for view, found in diagnosis["views"].items():
+        for client, spread in found.get("response_tokens", {}).items():
+            rows += [(view, client, f"response_tokens_{p}", v) for p, v in spread.items()]
+        for client, value in zip(
+            diagnosis["clients"], found.get("cka", {}).get("to_base", ()), strict=False
+        ):
+            rows.append((view, client, "cka_to_base", value))
+    return _columns(("view", "client", "measure", "value"), rows)
+
+
+def _audit(diagnosis: Mapping[str, Any]) -> Columns:
+    rows = [
+        (client, part, measure, value)
+        for client, found in diagnosis.get("audit", {}).items()
+        for part in ("all", "changed_rows", "entailment")
+        for measure, value in (found.get(part) or {}).items()
+    ]
+    return _columns(("client", "rows", "measure", "value"), rows)
+
+
+def _columns(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Columns:
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}

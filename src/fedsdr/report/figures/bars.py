@@ -1,0 +1,124 @@
+"""Bars from zero: upright over rounds or classes, lying for a few named things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from fedsdr.report.figures import axis
+from fedsdr.report.figures.legend import Swatch, legend
+from fedsdr.report.figures.palette import series
+from fedsdr.report.figures.svg import LETTER, WIDTH, Figure, Table, element, frame, shortened, text
+from fedsdr.report.numbers import plain
+
+LEFT, RIGHT, PLOT = 50.0, WIDTH - 12.0, 170.0
+TABLE_ROWS = 400
+MOST = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    label: str
+    values: Sequence[float | None]  # one for each class
+
+
+def columns(
+    name: str,
+    title: str,
+    reading: str,
+    classes: Sequence[str],
+    kinds: Sequence[Series],
+    y_label: str,
+    x_label: str,
+    stacked: bool = False,
+    shown: Callable[[float | None], str] = plain,
+) -> Figure:
+    """Upright bars, the kinds beside each other or stacked."""
+    rows = [[kind.values[i] or 0.0 for kind in kinds] for i in range(len(classes))]
+    tallest = max((sum(row) if stacked else max(row) for row in rows if row), default=0.0)
+    marks = axis.ticks(0.0, tallest or 1.0)
+    swatches = [Swatch(kind.label, *series(n)[:2], shape="box") for n, kind in enumerate(kinds)]
+    keys, high = legend(swatches if len(kinds) > 1 else [], 4, 20)
+    top = 22 + high + 6
+    bottom = top + PLOT
+    y = axis.Scale(marks[0], marks[-1], bottom, top)
+    slot = (RIGHT - LEFT) / max(1, len(classes))
+    wide = max(0.8, min(26.0, slot * 0.76))
+    parts = [
+        text(4, 13, y_label, muted=True, size=11),
+        *keys,
+        *axis.vertical(y, marks, LEFT, RIGHT),
+        axis.line(LEFT, bottom, RIGHT, bottom, strong=True),
+    ]
+    for i, class_ in enumerate(classes):
+        x, base = LEFT + (i + 0.5) * slot - wide / 2, 0.0
+        for n, (kind, value) in enumerate(zip(kinds, rows[i], strict=True)):
+            part = wide if stacked else wide / len(kinds)
+            at = x if stacked else x + n * part
+            tip = f"{x_label} {class_} · {kind.label}: {shown(kind.values[i])}"
+            height = y(base) - y(base + value)
+            parts.append(_bar(at, y(base + value), max(0.4, part - 0.6), height, n, tip))
+            base += value if stacked else 0.0
+    parts += _class_labels(classes, slot, bottom)
+    parts.append(
+        text((LEFT + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11)
+    )
+    table = Table(
+        (x_label, *(kind.label for kind in kinds)),
+        tuple(
+            (class_, *(shown(kind.values[i]) for kind in kinds))
+            for i, class_ in enumerate(classes[:TABLE_ROWS])
+        ),
+        f"The first {TABLE_ROWS} rows." if len(classes) > TABLE_ROWS else "",
+    )
+    return Figure(name, title, reading, frame(name, title, reading, bottom + 42, *parts), table)
+
+
+def lying(
+    name: str,
+    title: str,
+    reading: str,
+    entries: Sequence[tuple[str, float]],
+    x_label: str,
+    shown: Callable[[float | None], str] = plain,
+    head: str = "",
+) -> Figure:
+    """One bar a row, its number at its end."""
+    left = 16 + LETTER * max((len(shortened(label, MOST)) for label, _ in entries), default=1)
+    marks = axis.ticks(0.0, max((value for _, value in entries), default=1.0) or 1.0, 4)
+    bottom, row = 8 + 24.0 * len(entries), 24.0
+    x = axis.Scale(marks[0], marks[-1], left, WIDTH - 70.0)
+    parts = axis.horizontal(x, marks, bottom, 6)
+    for place, (label, value) in enumerate(entries):
+        y = 8 + row * place
+        parts += [
+            text(left - 6, y + row / 2 + 4, shortened(label, MOST), anchor="end", size=11),
+            _bar(x(0.0), y + 4, x(value) - x(0.0), row - 8, 0, f"{label}: {shown(value)}"),
+            text(x(value) + 6, y + row / 2 + 4, shown(value), size=11),
+        ]
+    parts.append(
+        text((left + WIDTH - 70) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11)
+    )
+    table = Table((head, x_label), tuple((label, shown(value)) for label, value in entries))
+    return Figure(name, title, reading, frame(name, title, reading, bottom + 42, *parts), table)
+
+
+def _bar(x: float, y: float, width: float, height: float, number: int, tip: str) -> Markup:
+    class_, colour, _ = series(number)
+    return element(
+        "rect", x=x, y=y, width=width, height=max(0.0, height), rx=min(1.5, width / 4), fill=colour,
+        class_=f"f {class_} mark", data_tip=tip,
+    )  # fmt: skip
+
+
+def _class_labels(classes: Sequence[str], slot: float, bottom: float) -> list[Markup]:
+    """As many as there is room for."""
+    longest = max((len(c) for c in classes), default=1)
+    every = max(1, -(-round(LETTER * longest + 6) // max(1, int(slot))))
+    return [
+        text(LEFT + (i + 0.5) * slot, bottom + 16, c, anchor="middle", muted=True, size=11)
+        for i, c in enumerate(classes)
+        if i % every == 0
+    ]

@@ -1,0 +1,135 @@
+"""Writing SVG: elements with every attribute and text escaped, and the frame of a figure.
+
+Colours are attributes, which any program reads, and classes besides: on the page the style sheet
+overrules the attributes by class, for the dark theme.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from fedsdr.report.safe_text import visible
+
+WIDTH = 420  # units; printed 8.4 cm wide, the column of a paper, its text is 7 points
+FONT = 12
+LETTER = 5.9  # units that a letter takes on average at 11 units of type, rather wide
+SYSTEM = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+NUMERIC = re.compile(r"|–|[-–−+<]?\s*[\d.,]+(?:e[−+-]?\d+)?(?:\s?(?:%|×|[kMGT]?B|h|min|s)|[ \d])*")
+UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The numbers behind a figure."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    @property
+    def wordy(self) -> list[bool]:
+        """Of each column, whether it holds words, which stand left; numbers stand right."""
+        return [
+            not all(NUMERIC.fullmatch(cell) for cell in column)
+            for column in zip(self.header, *self.rows, strict=True)
+            for column in [column[1:]]
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """`name` is the anchor and the stem of a saved file; `reading` says how to read it."""
+
+    name: str
+    title: str
+    reading: str
+    svg: Markup
+    table: Table
+    slides: Mapping[str, Any] | None = None  # further rounds of a heat-map, for the page's script
+
+
+def element(tag: str, *content: object, **attributes: object) -> Markup:
+    """`element("text", "a<b", x=1.25, class_="t")`; content that is no Markup is escaped."""
+    written = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(visible(_value(value)))}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    inside = Markup("").join(
+        part if isinstance(part, Markup) else escape(visible(part)) for part in content
+    )
+    return Markup(f"<{tag}{written}>{inside}</{tag}>" if inside else f"<{tag}{written}/>")
+
+
+def frame(
+    name: str, title: str, description: str, height: float, *content: Markup, width: float = WIDTH
+) -> Markup:
+    """A whole SVG, which names and describes itself."""
+    stem = anchor(name)
+    return element(
+        "svg",
+        element("title", title, id=f"{stem}-title"),
+        element("desc", description, id=f"{stem}-desc"),
+        *content,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {_value(width)} {_value(height)}",
+        width=width,
+        height=height,
+        role="img",
+        aria_labelledby=f"{stem}-title {stem}-desc",
+        font_family=SYSTEM,
+        font_size=FONT,
+        class_="figure",
+    )
+
+
+def text(
+    x: float,
+    y: float,
+    words: str,
+    *,
+    anchor: str = "start",
+    muted: bool = False,
+    size: float | None = None,
+    turned: bool = False,
+    bold: bool = False,
+) -> Markup:
+    return element(
+        "text",
+        words,
+        x=x,
+        y=y,
+        text_anchor=None if anchor == "start" else anchor,
+        fill="#5b6472" if muted else "#1b2430",
+        class_="muted" if muted else "ink",
+        font_size=size,
+        font_weight=600 if bold else None,
+        transform=f"rotate(-90 {_value(x)} {_value(y)})" if turned else None,
+    )
+
+
+def group(parts: Iterable[Markup], **attributes: object) -> Markup:
+    return element("g", *parts, **attributes)
+
+
+def anchor(name: str) -> str:
+    """An id for HTML from any text; two names that differ may get the same."""
+    return UNSAFE.sub("-", name).strip("-").lower() or "x"
+
+
+def shortened(words: str, most: int) -> str:
+    """A label that fits; the whole of it stands in the tooltip and the table."""
+    shown = visible(words)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def _value(value: object) -> str:
+    """Coordinates to a hundredth, which no eye can tell."""
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    return str(value)

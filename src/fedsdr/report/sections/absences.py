@@ -1,0 +1,114 @@
+"""Who was asked and did not count in a round, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fedsdr.report.figures.heatmap import Colours, heatmap
+from fedsdr.report.figures.svg import Figure, Table
+from fedsdr.report.glance import number
+from fedsdr.report.numbers import counted
+from fedsdr.report.record import RunRecord, natural
+from fedsdr.report.section import Absent, Panel, Section, paneled
+from fedsdr.report.sections.material import Material
+
+TITLE = "Dropouts and refused updates"
+REFUSED = re.compile(
+    r"update of client (?P<quote>['\"])(?P<who>.*?)(?P=quote) refused(?P<why>.*)", re.S
+)
+LOST = re.compile(r"client (?P<quote>['\"])(?P<who>.*?)(?P=quote) lost: (?P<why>.*)", re.S)
+ROWS, CLIENTS, ROUNDS = 200, 64, 60
+
+
+def absences(material: Material) -> Section | Absent:
+    panels = material.panels(_missing)
+    failed = [record for record in material.records if record.state == "failed"]
+    if failed:
+        rows = tuple((r.name, " ".join(r.notes)) for r in failed[:ROWS])
+        table = Table(("cell", "why"), rows)
+        told = (f"{counted(len(failed), 'cell')} of the sweep failed.",)
+        panels = (Panel("cells", told, (), (("Cells that failed", table),)), *panels)
+    if panels:
+        lead = "Who was asked and did not count in a round, and why."
+        return paneled("absences", TITLE, lead, panels)
+    if not any(record.rounds for record in material.records):
+        return Absent("absences", TITLE, "Rounds are not recorded here, so nothing is known.")
+    lead = "None: in every round each client that was asked answered, and no update was refused."
+    return paneled("absences", TITLE, lead, ())
+
+
+def _missing(label: str, record: RunRecord) -> Panel | None:
+    found = [
+        (row["round"], *parse_reason(str(text)))
+        for row in record.rounds
+        for text in row.get("refused") or ()
+    ]
+    if not found:
+        return None
+    grouped = dict[tuple[str, str], list[int]]()
+    for at, who, why in found:
+        grouped.setdefault((who, why), []).append(at)
+    rows = tuple(
+        (who, why, str(len(rounds)), _rounds(rounds))
+        for (who, why), rounds in sorted(grouped.items(), key=lambda of: natural(of[0][0]))
+    )
+    note = f"The first {ROWS} of {len(rows)}." if len(rows) > ROWS else ""
+    table = Table(("client", "why", "times", "rounds"), rows[:ROWS], note)
+    answered = sum(int(number(row.get("clients")) or 0) for row in record.rounds)
+    said = (
+        f"{counted(len(found), 'answer')} of {answered + len(found):,} did not count, from "
+        f"{counted(len({who for _, who, _ in found}), 'client')}."
+    )
+    return Panel(
+        label, (said,), (_attendance(record, found),), (("Why updates did not count", table),)
+    )
+
+
+def parse_reason(text: str) -> tuple[str, str]:
+    """Who and why, of a sentence in rounds.jsonl."""
+    for pattern in (REFUSED, LOST):
+        if found := pattern.fullmatch(text):
+            return found["who"], found["why"].lstrip(",: ") or "no reason given"
+    return "unknown", text
+
+
+def _attendance(record: RunRecord, found: Sequence[tuple[int, str, str]]) -> Figure:
+    absent = {(who, at): why for at, who, why in found}
+    names = sorted({*record.clients, *(who for _, who, _ in found)}, key=natural)
+    shown = sorted(names, key=lambda n: -sum(who == n for _, who, _ in found))[:CLIENTS]
+    names = [name for name in names if name in shown]
+    rows = record.rounds[:: -(-len(record.rounds) // ROUNDS)]
+    matrix = [
+        [
+            -1.0 if (n, r["round"]) in absent else 1.0 if n in (r.get("losses") or {}) else 0.0
+            for r in rows
+        ]
+        for n in names
+    ]
+    words = {-1.0: "did not count", 1.0: "counted", 0.0: "was not asked"}
+    return heatmap(
+        f"absences-{record.name}",
+        "Who counted in which round",
+        "Blue: the client's update counted; orange: it was lost or refused; neutral: not asked.",
+        names,
+        [str(row["round"]) for row in rows],
+        matrix,
+        Colours(-1, 1, around_zero=True),
+        "counted (1), did not (−1)",
+        "client",
+        "round",
+        shown=lambda value: "",
+        tip=lambda value: words.get(value or 0.0, ""),
+    )
+
+
+def _rounds(numbers: Sequence[int]) -> str:
+    """1, 2, 3, 7 -> '1–3, 7'."""
+    parts, ordered = list[str](), sorted(set(numbers))
+    while ordered:
+        first = last = ordered.pop(0)
+        while ordered and ordered[0] == last + 1:
+            last = ordered.pop(0)
+        parts.append(str(first) if first == last else f"{first}–{last}")
+    return ", ".join(parts)

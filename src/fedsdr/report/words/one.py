@@ -1,0 +1,131 @@
+"""What came out of one run, for whom, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from fedsdr.report.compared import all_scores
+from fedsdr.report.glance import glance, number, scores_of
+from fedsdr.report.measures import UNSEEN, higher_is_better, in_words, measures_of
+from fedsdr.report.numbers import counted, data_size, duration, fixed, listed, score, share
+from fedsdr.report.record import STATES, RunRecord
+from fedsdr.report.sections.cost import phases, planned_bytes, traffic_in_words
+from fedsdr.report.sections.personal import gains
+from fedsdr.report.words.verdict import Verdict, spelt
+
+
+def of_run(record: RunRecord) -> Verdict:
+    seen, clients, name = glance(record), record.clients, spelt(record.method)
+    on = f" on {counted(len(clients), 'client')}" if clients else ""
+    seed = f", seed {record.seed}" if record.seed is not None else ""
+    tags = (
+        STATES[record.state],
+        f"{seen.round} of {seen.rounds} rounds" if seen.rounds else counted(seen.round, "round"),
+        "synthetic data" if record.synthetic else "private data",
+    )
+    said = (_what_came_out(record), _for_whom(record), _what_it_cost(record))
+    return Verdict(f"{name}{on}{seed}", record.state, tags, said, _facts(record))
+
+
+def _facts(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
+    seen = glance(record)
+    done = seen.split == "test"
+    facts = [
+        (f"{in_words(seen.measure)}, {mix}", score(value), "" if done else "on validation rows")
+        for mix, value in seen.scores.items()
+    ][:3]
+    if moved := seen.bytes_up + seen.bytes_down:
+        budget = planned_bytes(record)
+        hint = f"{share(moved / budget)} of the plan" if budget else ""
+        facts.append(("traffic", data_size(moved), hint))
+    if spent := sum(phases(record).values()):
+        facts.append(("wall time", duration(spent), ""))
+    refused, asked = _attendance(record)
+    if asked:
+        facts.append(("updates that counted", f"{asked - refused:,} of {asked:,}", ""))
+    return tuple(facts)
+
+
+def _what_came_out(record: RunRecord) -> str:
+    name, found, seen = spelt(record.method), all_scores(record), glance(record)
+    if not found:
+        loss = f", at a mean training loss of {fixed(seen.loss)}" if seen.loss is not None else ""
+        rounds = counted(seen.round, "round")
+        return (
+            f"{name} is {STATES[record.state]} after {rounds}{loss}: there are no final scores yet."
+        )
+    measures = [m for m in measures_of([found]) if not m.endswith("_worst")]
+    chosen = (record.results or {}).get("chosen_rounds") or {}
+    parts = list[str]()
+    for mix, scores in found.items():
+        shown = [f"{in_words(m)} {score(scores[m])}" for m in measures[:3] if m in scores]
+        if mix.endswith(UNSEEN) or not shown:
+            continue
+        at = f" (of round {chosen[mix]})" if mix in chosen else ""
+        parts.append(f"its {mix} model{at} reaches {listed(shown)}")
+    return f"{name}, after {counted(seen.round, 'round')}: {'; '.join(parts)}."
+
+
+def _for_whom(record: RunRecord) -> str:
+    measure = next(iter(measures_of([all_scores(record)])), "")
+    better = higher_is_better(measure)
+    if (own := gains(record, measure)) and better is not None:
+        return _gain(measure, own, better)
+    clients = scores_of(next(iter(((record.results or {}).get("clients") or {}).values()), {}))
+    values = {c: s[measure] for c, s in clients.items() if measure in s}
+    if len(values) > 1 and better is not None:
+        ordered = sorted(values, key=lambda c: values[c] if better else -values[c])
+        worst, best = ordered[0], ordered[-1]
+        return (
+            f"Clients fare differently: {in_words(measure)} is {score(values[best])} for {best}, "
+            f"the best served, and {score(values[worst])} for {worst}, the worst."
+        )
+    losses = (record.rounds[-1].get("losses") if record.rounds else None) or {}
+    known = {c: v for c, loss in losses.items() if (v := number(loss)) is not None}
+    if len(known) > 1:
+        low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        return (
+            f"In the last round the training loss runs from {fixed(known[low], 2)} ({low}) to "
+            f"{fixed(known[high], 2)} ({high})."
+        )
+    return "How the clients fare one by one is not recorded."
+
+
+def _gain(measure: str, own: Mapping[str, tuple[float, float]], higher: bool) -> str:
+    steps = {client: personal - shared for client, (shared, personal) in own.items()}
+    good = sum((step > 0) == higher for step in steps.values() if step)
+    ordered = sorted(steps, key=lambda c: steps[c] if higher else -steps[c])
+    least, most = ordered[0], ordered[-1]
+    return (
+        f"On {in_words(measure)}, a client's own branch helps {good} of "
+        f"{counted(len(steps), 'client')}, by {fixed(fmean(steps.values()), 2, True)} on average, "
+        f"from {fixed(steps[least], 2, True)} ({least}) to {fixed(steps[most], 2, True)} ({most})."
+    )
+
+
+def _what_it_cost(record: RunRecord) -> str:
+    said = list[str]()
+    if record.rounds:
+        said.append(traffic_in_words(record).rstrip("."))
+    refused, asked = _attendance(record)
+    if refused:
+        said.append(f"{refused:,} of {asked:,} updates did not count")
+    conflicts = [
+        value
+        for row in record.diagnostics
+        for of in [(row.get("branches") or {}).get("R") or {}]
+        if (value := number(of.get("conflict"))) is not None
+    ]
+    if conflicts:
+        apart = share(conflicts[-1])
+        said.append(f"in the last round {apart} of the pairs of clients pulled R apart")
+    said.append("with one seed nobody knows yet whether this holds up")
+    sentence = "; ".join(said)
+    return f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+def _attendance(record: RunRecord) -> tuple[int, int]:
+    """Updates that did not count, of those that were asked for."""
+    refused = sum(len(row.get("refused") or ()) for row in record.rounds)
+    return refused, refused + sum(int(number(row.get("clients")) or 0) for row in record.rounds)

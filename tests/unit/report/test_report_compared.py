@@ -1,0 +1,175 @@
+"""Runs put side by side, and the three sentences that come of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsdr.evaluate.verdicts import Contrast
+from fedsdr.report.compared import differing, flat, grouped
+from fedsdr.report.read import read_records
+from fedsdr.report.record import RunRecord
+from fedsdr.report.sections.absences import parse_reason
+from fedsdr.report.sections.cost import phases, planned_bytes
+from fedsdr.report.sections.courses import worst_tenth
+from fedsdr.report.sections.material import Material
+from fedsdr.report.sections.personal import gains
+from fedsdr.report.words import verdict
+from made_runs import write_run
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
+
+@pytest.fixture
+def eight(tmp_path: Path) -> list[RunRecord]:
+    """Two methods over eight seeds; FedSD is ahead by 0.1, give or take a little."""
+    runs = [
+        write_run(tmp_path / f"{method}-{seed}", method, seed, recall=base + 0.004 * (seed % 3))
+        for seed in range(1, 9)
+        for method, base in (("fedavg", 0.4), ("fedsd", 0.5 + 0.002 * (seed % 2)))
+    ]
+    return read_records(runs)
+
+
+def test_runs_of_one_method_are_one_row_and_pairs_are_tested(eight: list[RunRecord]) -> None:
+    (group,) = grouped(eight)
+    assert list(group.runs) == ["fedavg", "fedsd"]
+    assert group.seeds == list(range(1, 9))
+    assert group.primary == "recall"
+    finding = group.finding("fedsd", "global", "recall")
+    assert finding is not None
+    assert finding.holds_up
+    assert finding.difference is not None
+    assert finding.difference.mean == pytest.approx(0.101)
+
+
+def test_the_verdict_on_several_runs(eight: list[RunRecord]) -> None:
+    found = verdict(Material(eight))
+    assert found.title == "FedAvg and FedSD over 8 seeds"
+    assert found.sentences == (
+        "FedSD has the highest recall, 0.520 ± 0.003, before FedAvg with 0.420 ± 0.003; against "
+        "FedAvg that is +0.1010 [+0.1001, +0.1019], which holds up.",
+        "Besides, it is better on hallucination (−0.1010); level on retention (0.00) and "
+        "redundancy (0.00) against FedAvg.",
+        "Over 8 seeds, 2 of 4 contrasts hold up (paired t and sign-flip, Holm-adjusted).",
+    )
+
+
+def test_what_is_tested_can_be_named_beforehand(eight: list[RunRecord]) -> None:
+    (group,) = grouped(eight, [Contrast.parse("fedsd:global > fedavg:global on recall")])
+    assert group.comparison is not None
+    assert [str(f.contrast) for f in group.comparison.findings] == [
+        "fedsd:global > fedavg:global on recall"
+    ]
+
+
+def test_the_verdict_on_one_run(tmp_path: Path) -> None:
+    (record,) = read_records([write_run(tmp_path / "run")])
+    found = verdict(Material([record]))
+    assert found.title == "FedSDR on 4 clients, seed 1"
+    assert found.tags == ("finished", "4 of 4 rounds", "synthetic data")
+    # Clients score .50 … .53 on the global model, .2 more on their own.
+    assert found.sentences == (
+        "FedSDR, after 4 rounds: its global model (of round 4) reaches recall 0.52, retention 0.90 "
+        "and hallucination 0.48; its personal model (of round 4) reaches recall 0.71, retention "
+        "0.90 and hallucination 0.29.",
+        "On recall, a client's own branch helps 4 of 4 clients, by +0.20 on average, from +0.20 "
+        "(c0) to +0.20 (c3).",
+        "4 MB went up and 4 MB down: 100 % of the 8 MB that the recipe's rounds allow "
+        "for; in the last round 25 % of the pairs of clients pulled R apart; with one seed nobody "
+        "knows yet whether this holds up.",
+    )
+
+
+def test_a_run_that_is_not_finished_has_no_scores_yet(tmp_path: Path) -> None:
+    (record,) = read_records([write_run(tmp_path / "run", finished=False)])
+    found = verdict(Material([record]))
+    assert found.state == "stopped"
+    assert found.sentences[0] == (
+        "FedSDR is stopped before its end after 4 rounds, at a mean training loss of 0.500: there "
+        "are no final scores yet."
+    )
+
+
+def test_a_method_with_two_recipes_is_called_by_what_sets_them_apart(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / f"{name}-{seed}", "fedprox", seed, options=options)
+        for seed in (1, 2)
+        for name, options in (("a", {"mu": 0.1}), ("b", {"mu": 1.0}), ("c", {"mu": 0.1, "x": 2}))
+    ]
+    (group,) = grouped(read_records(runs))
+    assert list(group.runs) == ["fedprox", "fedprox (mu=1.0)", "fedprox (x=2)"]
+    assert group.comparison is not None
+    assert "fedprox (mu=1.0)" in group.called(group.comparison.findings[0].verdict)
+
+
+def test_a_run_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, "fedavg") for name in ("a", "b")]
+    (group,) = grouped(read_records(runs))
+    assert [len(of) for of in group.runs.values()] == [1]
+    assert group.notes == ("b is left out: a is the same method and recipe with the same seed.",)
+
+
+def test_other_data_are_another_group(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "a", "fedavg"),
+        write_run(tmp_path / "b", "fedsd", synthetic=False),
+    ]
+    path = runs[1] / "results.json"
+    path.write_text(path.read_text().replace("world-1", "world-x"))
+    groups = grouped(read_records(runs))
+    assert [group.setting for group in groups] == ["data 1 of 2", "data 2 of 2"]
+
+
+def test_what_differs_between_recipes(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a", "fedavg", 1), write_run(tmp_path / "b", "fedsd", 2)]
+    assert differing(read_records(runs)) == ["algorithm.name"]  # a seed is no difference
+    assert flat({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": "1", "d": "[1]"}
+
+
+def test_the_worst_tenth() -> None:
+    values = [n / 100 for n in range(25)]
+    assert worst_tenth(values, "recall") == pytest.approx((0 + 0.01 + 0.02) / 3)
+    assert worst_tenth(values, "loss") == pytest.approx((0.24 + 0.23 + 0.22) / 3)
+    assert worst_tenth([0.4], "recall") == 0.4
+
+
+def test_gains_are_client_by_client(tmp_path: Path) -> None:
+    (record,) = read_records([write_run(tmp_path / "run")])
+    found = gains(record, "recall")
+    assert found["c2"] == (pytest.approx(0.52), pytest.approx(0.72))
+    assert gains(record, "unknown") == {}
+
+
+def test_time_is_not_counted_twice(tmp_path: Path) -> None:
+    """4 rounds of 20 s in all, of which 18 are known by phase."""
+    (record,) = read_records([write_run(tmp_path / "run")])
+    assert phases(record) == {
+        "rewriting": 5.0, "training": 12.0, "combining": 2.0, "validation": 4.0,
+        "other, within rounds": 2.0, "final scores": 2.0,
+    }  # fmt: skip
+
+
+def test_a_budget_is_what_the_recipe_allows_for(tmp_path: Path) -> None:
+    """Round 1 lost one of four: its 1 MB from three would have been 4/3 MB from all."""
+    run = write_run(tmp_path / "run", refused={1: ["client 'c3' lost: gone"]})
+    (record,) = read_records([run])
+    assert planned_bytes(record) == pytest.approx(4 * ((4 / 3 + 1) + 3 * 2) / 4 * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("text", "who", "why"),
+    [
+        ("client 'c1' lost: it hung up", "c1", "it hung up"),
+        ("update of client 'c 3' refused: too large", "c 3", "too large"),
+        (
+            "update of client \"o'n\" refused, tensor 'R/x.A': holds NaN",
+            "o'n",
+            "tensor 'R/x.A': holds NaN",
+        ),
+        ("something else", "unknown", "something else"),
+    ],
+)
+def test_reasons_are_taken_apart(text: str, who: str, why: str) -> None:
+    assert parse_reason(text) == (who, why)
