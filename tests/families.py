@@ -135,6 +135,18 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
         QWEN3_NEXT,
         "linear attention in its first layer; a shared expert, which PEFT could not wear",
     ),
+    "laguna": (
+        "laguna",
+        {
+            **GATED,
+            **LONG,
+            **EXPERTS,
+            "head_dim": 8,
+            "shared_expert_intermediate_size": 16,
+            "num_attention_heads_per_layer": None,
+        },
+        "a shared expert, which PEFT would not find",
+    ),
     "jamba": (
         "jamba",
         JAMBA,

@@ -33,6 +33,7 @@ from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.model.source import TRUSTED
 from fedsdr.optimizer import LocalSettings
+from fedsdr.overlong import LeftOut, leave_out
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.views import Rewritten
 from fedsdr.sources import Federation, load_federation, pooled
@@ -64,6 +65,7 @@ class Experiment:
     trained: tuple[ClientData, ...]  # who trains: the clients, or all pooled
     unseen: tuple[ClientData, ...] = ()  # who never does, and is scored at the end
     notes: tuple[str, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)  # rows that do not fit
     threads: int = field(default=0)
     stack: int = 1  # K
     local: LocalSettings = field(default_factory=LocalSettings)
@@ -98,6 +100,11 @@ def assemble(
     federation = federation or load_federation(recipe)
     federation, unseen = _hold_back(federation, recipe.data.unseen)
     base = base or open_base(recipe)
+    left_out = LeftOut()
+    if recipe.data.overlong == "drop" and federation.atlas is None:
+        limit, many = min(recipe.model.max_length, base.max_length), len(federation.clients)
+        every, left_out = leave_out(recipe, base, (*federation.clients, *unseen), limit)
+        federation, unseen = replace(federation, clients=every[:many]), every[many:]
     if federation.atlas is not None and base.path.resolve() != ATLAS_BASE.resolve():
         notes = (
             "data.atlas is about atlas-base; another model does not know the world's public facts",
@@ -120,7 +127,7 @@ def assemble(
         branches = Branches(lora, algorithm, start, wide, ranks)
         trained = pooled(federation) if algorithm.pool else federation.clients
         undo.pop_all()
-    notes = (*federation.notes, *base.notes, *lora.notes, *notes)
+    notes = (*federation.notes, *left_out.notes, *base.notes, *lora.notes, *notes)
     return Experiment(
         recipe,
         base,
@@ -131,6 +138,7 @@ def assemble(
         trained,
         unseen,
         notes,
+        left_out,
         threads,
         1 if recipe.run.stack == "auto" else recipe.run.stack,
         local_settings(recipe),

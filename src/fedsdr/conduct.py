@@ -16,19 +16,20 @@ from fedsdr.atlas.scores import faithful_shares
 from fedsdr.cohort.in_process import RAW, InProcessCohort, rewritten_views
 from fedsdr.cohort.observer import RoundObserver
 from fedsdr.deployed import is_personal, personal_states, save_adapters, score
-from fedsdr.distill.audit import summarise, write_audit
+from fedsdr.distill.audit import AuditRow, in_a_line, summarise, write_audit
+from fedsdr.distill.rewrite import once
 from fedsdr.errors import CorruptArtifact
 from fedsdr.evaluate.means import ClientScores, means
 from fedsdr.keepsakes.answers import keep_answers
 from fedsdr.keepsakes.profile import keep_profile
 from fedsdr.keepsakes.rewrites import keep_last_rewrites, keep_rewrites
 from fedsdr.loop import ROUNDS, Cohort, Judge, LoopSettings, Outcome, run_rounds
+from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
 from fedsdr.runs.timings import timed
 from fedsdr.types import ServerState
 
-RESULTS = "results.json"
 Wrap = Callable[[Cohort], Cohort]
 
 
@@ -54,6 +55,7 @@ def conduct(
         cohort.prepare()
         keep_profile(experiment, run, cohort)
         keep_rewrites(experiment, run, cohort)
+        _tell_rewriting(cohort, watch)
         _write_audit(experiment, run, cohort)
     scorer = experiment.federation.scorer
 
@@ -96,6 +98,7 @@ def conduct(
             watch.note,
             RoundObserver(experiment.branches, run, recipe.seed),
         )
+    _tell_rewriting(cohort, watch)  # of a method whose global model rewrites while it trains
     with timed(run, "final scores"):
         results = _finish(experiment, run, outcome, watch)
     with timed(run, "answers"):
@@ -148,6 +151,7 @@ def _finish(
     if rewriting.is_file():
         results["rewriting"] = json.loads(rewriting.read_text())
     write_json_atomic(run.root / RESULTS, results)
+    run.amend({SEAL: sealed((run.root / RESULTS).read_bytes())})
     return results
 
 
@@ -179,14 +183,24 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
         equal_weights=training.weights == "equal",
         include_texts=True,  # for the client's own eyes; the audit leaves them out
         advance=watch.advance,
+        note=once(watch.note),  # every client asks the same endpoint
     )
     cohort.tokens.update({(client, RAW): rows for client, rows in experiment.raw.items()})
     return cohort
 
 
+def _audited(cohort: InProcessCohort) -> list[AuditRow]:
+    return [row for client in sorted(cohort.audit) for row in cohort.audit[client]]
+
+
+def _tell_rewriting(cohort: InProcessCohort, watch: Watch) -> None:
+    if rows := _audited(cohort):
+        watch.note(in_a_line(summarise(rows).overall))
+
+
 def _write_audit(experiment: Experiment, run: RunDirectory, cohort: InProcessCohort) -> None:
     """What rewriting did, in counts: no text enters these files unless asked for."""
-    rows = [row for client in sorted(cohort.audit) for row in cohort.audit[client]]
+    rows = _audited(cohort)
     if not rows:
         return
     texts = experiment.recipe.run.include_texts

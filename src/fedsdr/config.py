@@ -86,6 +86,7 @@ class Data(Section):
     columns: dict[str, str] = {}
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    overlong: Literal["refuse", "drop"] = "refuse"  # rows that do not fit into the model
     unseen: Annotated[int, Field(ge=0)] = 0  # clients that never train, but are scored at the end
 
     @model_validator(mode="after")

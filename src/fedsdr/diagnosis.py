@@ -7,6 +7,7 @@ to their answers: `fedsdr diagnose`. Figures only; no record text enters them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from fedsdr.model.base import BaseModel
 from fedsdr.model.classifier import entailment_class, load_classifier
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.plan.estimate import fit
-from fedsdr.recorded import recorded_recipe, refuse_changed
+from fedsdr.recorded import recorded_recipe, refuse_changed, refuse_without
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
 from fedsdr.runs.identity import holds_run
@@ -46,7 +47,7 @@ from fedsdr.standalone import private_folder
 from fedsdr.tensors import rng_sample
 from fedsdr.types import ClientData
 
-FILE, TABLES = "diagnosis.json", "diagnosis"
+FORMAT, FILE, TABLES = "fedsdr-diagnosis", "diagnosis.json", "diagnosis"
 MEASURES = (*OF_TEXTS, *OF_MODEL, "audit")
 MOST_CLIENTS = 64  # of more, a seeded sample
 FEW = 10  # training rows, below which a client's figures say little
@@ -125,13 +126,8 @@ def diagnose_run(
     wanted, watch = wanted or Wanted(), watch or Watch()
     run = RunDirectory.open(Path(directory))
     with run_lock(run.root):
-        recipe, told = recorded_recipe(run), run.facts()["from_python"]
-        for what, now in (("algorithm", algorithm), ("clients", clients)):
-            if told.get(what) and now is None:
-                raise RunError(
-                    f"{run.root} was started from Python with its own {what}: pass them to "
-                    "fedsdr.diagnosis.diagnose_run"
-                )
+        refuse_without(run, "fedsdr.diagnosis.diagnose_run", algorithm, clients)
+        recipe = recorded_recipe(run)
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
@@ -184,7 +180,7 @@ def _measure(
         notes += [f"{i} has no held-out rows" for i in ids if not held_out[i]]
         settings, figures = _by_model(experiment, views, held_out, wanted, watch)
     found: dict[str, Any] = {
-        "format": "fedsdr-diagnosis",
+        "format": FORMAT,
         "version": 1,
         "clients": ids,
         "settings": {
@@ -192,6 +188,7 @@ def _measure(
             "seed": recipe.seed,
             "words": TERMS,
             "smoothing": "none",
+            "pairs": wanted.pairs is not None,
             **settings,
         },
         "notes": notes,
@@ -283,7 +280,36 @@ def _notes(raw: Clients, rewrites: Rewrites, wanted: Wanted) -> list[str]:
 
 
 def _written(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    if not write_tables(folder / TABLES, found):
+    """On disk with what an earlier call measured; returns what this one did."""
+    kept = _added_to(_earlier(folder / FILE), found)
+    if not write_tables(folder / TABLES, kept):
         found["notes"].append("no Parquet tables were written: pip install 'fedsdr[parquet]'")
-    write_json_atomic(folder / FILE, found)
+    write_json_atomic(folder / FILE, kept)
     return found
+
+
+def _earlier(file: Path) -> dict[str, Any]:
+    """What an earlier call measured; nothing where that cannot be read."""
+    try:
+        earlier = json.loads(file.read_bytes())
+        return earlier if earlier["format"] == FORMAT and earlier["views"] else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _added_to(earlier: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """With what an earlier call by the same settings measured and this one left out."""
+    if not earlier:
+        return found
+    then, now = earlier["settings"], found["settings"]
+    shared = (then.keys() & now.keys()) - {"measures"}
+    alike = earlier["clients"] == found["clients"] and all(then[k] == now[k] for k in shared)
+    if not alike or found["views"].keys() - earlier["views"].keys():
+        return found
+    every = {*then["measures"], *now["measures"]}
+    settings = {**then, **now, "measures": [m for m in MEASURES if m in every]}
+    views = {
+        view: {**own, **found["views"].get(view, {})} for view, own in earlier["views"].items()
+    }
+    notes = list(dict.fromkeys([*earlier["notes"], *found["notes"]]))
+    return {**earlier, **found, "settings": settings, "views": views, "notes": notes}

@@ -31,17 +31,15 @@ from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.conduct import Wrap, conduct, unchanged
 from fedsdr.config import Recipe, dump_recipe
 from fedsdr.distill.audit import AuditRow, AuditSummary, summarise, write_audit
-from fedsdr.distill.rewrite import rewrite
+from fedsdr.distill.rewrite import once, rewrite
 from fedsdr.distill.selection import parse_selection
-from fedsdr.errors import RunError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.source import TRUSTED
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.plan.estimate import fit
 from fedsdr.plan.problems import refuse_senseless
 from fedsdr.plan.rows import refuse_unusable
-from fedsdr.recorded import judge_facts, recorded_recipe, refuse_changed
-from fedsdr.results import RESULTS, SEAL, sealed
+from fedsdr.recorded import judge_facts, recorded_recipe, refuse_changed, refuse_without
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic, write_text_atomic
 from fedsdr.runs.lock import run_lock
@@ -71,7 +69,7 @@ def train(
             Path(out), dump_recipe(recipe), _facts(experiment, algorithm, clients)
         )
         with run_lock(run.root):
-            return _conducted(experiment, run, watch or Watch(), wrap)
+            return conduct(experiment, run, watch or Watch(), wrap)
     finally:
         experiment.close()
 
@@ -89,18 +87,12 @@ def resume(
     with run_lock(run.root):
         run.refuse_if_purged()
         run.recover()
-        facts = run.facts()
-        for what, now in (("algorithm", algorithm), ("clients", clients)):
-            if facts["from_python"].get(what) and now is None:
-                raise RunError(
-                    f"{run.root} was started from Python with its own {what}: pass them to "
-                    f"fedsdr.resume"
-                )
+        refuse_without(run, "fedsdr.resume", algorithm, clients)
         recipe = recorded_recipe(run)
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
-            return _conducted(experiment, run, watch or Watch(), wrap)
+            return conduct(experiment, run, watch or Watch(), wrap)
         finally:
             experiment.close()
 
@@ -121,6 +113,8 @@ def distill(
     watch, folder = watch or Watch(), Path(out)
     experiment = assemble(recipe, base, None, given(clients, recipe))
     try:
+        for note in experiment.left_out.notes:
+            watch.note(note)
         views = rewritten_views(experiment.algorithm)
         rule = parse_selection(
             selection or (views[0].selection if views else recipe.algorithm.selection)
@@ -128,7 +122,7 @@ def distill(
         private_folder(folder)
         clients = experiment.federation.clients
         told = tally(watch.advance, sum(len(client.train) for client in clients))
-        rows = list[AuditRow]()
+        rows, note = list[AuditRow](), once(watch.note)
         with run_lock(folder):
             for client in clients:
                 texts, audit = rewrite(
@@ -140,7 +134,7 @@ def distill(
                     folder / "drafts",
                     tell=told,
                     include_texts=recipe.run.include_texts,
-                    note=watch.note,
+                    note=note,
                 )
                 lines = [
                     {
@@ -163,14 +157,6 @@ def distill(
         experiment.close()
 
 
-def _conducted(
-    experiment: Experiment, run: RunDirectory, watch: Watch, wrap: Wrap
-) -> dict[str, Any]:
-    results = conduct(experiment, run, watch, wrap)
-    run.amend({SEAL: sealed((run.root / RESULTS).read_bytes())})
-    return results
-
-
 def _facts(experiment: Experiment, algorithm: object, clients: object) -> dict[str, Any]:
     recipe = experiment.recipe
     parts = [dump_recipe(recipe), experiment.federation.world, experiment.base.digest]
@@ -183,6 +169,7 @@ def _facts(experiment: Experiment, algorithm: object, clients: object) -> dict[s
         "from_python": {"algorithm": algorithm is not None, "clients": clients is not None},
         "base_digest": experiment.base.digest,
         **judge,
+        **({"left_out": experiment.left_out.rows} if experiment.left_out.rows else {}),
         **({"trusted": True} if recipe.model.path in TRUSTED.get() else {}),
         "world": experiment.federation.world,
         "seed": recipe.seed,

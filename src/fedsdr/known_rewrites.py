@@ -11,7 +11,15 @@ from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.engine import Asked, BuiltIn, Engine, Teacher
 from fedsdr.distill.generate import Progress
-from fedsdr.distill.rewrite import Tell, remote_engine, rewrite_by, tell_nobody
+from fedsdr.distill.rewrite import (
+    Note,
+    Tell,
+    note_nothing,
+    once,
+    remote_engine,
+    rewrite_by,
+    tell_nobody,
+)
 from fedsdr.distill.selection import Selection, parse_selection
 from fedsdr.errors import RunError
 from fedsdr.evaluate.diagnostics.rewrites import Rewrite
@@ -26,7 +34,7 @@ def make_rewrites(experiment: Experiment, rule: Selection, cache: Path, watch: W
     """Every client's, by the base; drafts are kept in `cache`."""
     clients = experiment.federation.clients
     told = tally(watch.advance, sum(len(client.train) for client in clients))
-    engine = _engine(experiment, Teacher().digest)
+    engine = _engine(experiment, Teacher().digest, once(watch.note))
     return {
         client.client_id: _rewrites(experiment, engine, client, rule, cache, told)
         for client in clients
@@ -72,10 +80,10 @@ def _rewrites(
     ]
 
 
-def _engine(experiment: Experiment, teacher: str) -> Engine:
+def _engine(experiment: Experiment, teacher: str, note: Note = note_nothing) -> Engine:
     how = rewriting_settings(experiment.recipe)
     if how.endpoint is not None:
-        return remote_engine(how, experiment.base)
+        return remote_engine(how, experiment.base, note)
     return BuiltIn(experiment.base, how.sampling, how.batch, teacher)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from fedsdr.cohort.admit import Expected
 from fedsdr.cohort.gather import Cohort, gather
@@ -27,19 +27,9 @@ from fedsdr.types import Order, ServerState, Update
 ROUNDS, VALIDATION, DIAGNOSTICS = "rounds.jsonl", "validation.jsonl", "diagnostics.jsonl"
 Scores = Mapping[str, Mapping[str, float]]  # mix -> measure -> mean over clients
 Row = Mapping[str, Any]
-
-
-class Observe(Protocol):
-    """Whoever looks at a round once it is combined: what was admitted, what of it filters let
-    count, and the server's state before and after."""
-
-    def __call__(
-        self,
-        before: ServerState,
-        admitted: SpooledUpdates,
-        counted: Iterable[Update],
-        after: ServerState,
-    ) -> Row: ...
+# Whoever looks at a round once it is combined: the state before it, what was admitted, what of that
+# filters let count, the state after it.
+Observe = Callable[[ServerState, SpooledUpdates, Iterable[Update], ServerState], Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +101,7 @@ def run_rounds(
             reasons = "; ".join(refused) or "no client answered"
             raise RoundFailed(
                 f"round {number}: {len(answered)} of {len(asked)} clients answered, "
-                f"{settings.quorum} are needed: "
-                f"{reasons}"
+                f"{settings.quorum} are needed: {reasons}"
             )
         updates = SpooledUpdates(run, number, answered)
         down = sum(nbytes(order.shared) for order in orders)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from fedsdr.assembly import Experiment
 from fedsdr.cohort.in_process import rewritten_views
-from fedsdr.conduct import RESULTS
 from fedsdr.config import Recipe, parse_recipe
 from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import RunError
 from fedsdr.model.classifier import classifier_digest
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.results import load_results
+from fedsdr.results import RESULTS, load_results
 from fedsdr.runs.directory import RunDirectory
 
 CLASSIFIER = "classifier_digest"  # in run.json
@@ -61,6 +60,16 @@ def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
             raise RunError(
                 f"{run.root}: the {what} is not the one this run began with; bring that one back, "
                 "or start a new run"
+            )
+
+
+def refuse_without(run: RunDirectory, verb: str, algorithm: object, clients: object) -> None:
+    """What a run was given from Python is in no recipe, and has to be given again."""
+    told = run.facts()["from_python"]
+    for what, now in (("algorithm", algorithm), ("clients", clients)):
+        if told.get(what) and now is None:
+            raise RunError(
+                f"{run.root} was started from Python with its own {what}: pass them to {verb}"
             )
 
 

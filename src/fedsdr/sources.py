@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Federation:
     scorer: Scorer
     info: ManifestInfo
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # how each file was read, where there are several
     atlas: AtlasFederation | None = None
 
     @property
@@ -82,7 +84,7 @@ def _atlas(given: Atlas, manifest: str | None, seed: int) -> Federation:
         AtlasScorer(built, given.public),
         ManifestInfo(described, world_seed),
         tuple(notes),
-        built,
+        atlas=built,
     )
 
 
@@ -120,9 +122,10 @@ def _from_files(data: Data, seed: int) -> Federation:
             data.test,
         )
         shown = [tables]
-    notes = [
+    files = tuple(
         f"{t.path}: {len(t.examples)} rows, read as {t.shape} ({_mapping(t.fields)})" for t in shown
-    ]
+    )
+    notes = list(files) if len(files) == 1 else [_in_a_line(shown)]
     if data.manifest is not None:
         every = [e for t in [*shown, *(tests or {}).values()] for e in t.examples]
         applied = apply_manifest(read_manifest(Path(data.manifest).expanduser()), every)
@@ -131,9 +134,16 @@ def _from_files(data: Data, seed: int) -> Federation:
     else:
         clients = partition(tables, spec, seed, tests)
     sources = tuple(source_of(t.path) for t in shown)
-    return Federation(
-        clients, HeldOutLoss(), ManifestInfo(_scalars(spec), seed, sources), tuple(notes)
-    )
+    info = ManifestInfo(_scalars(spec), seed, sources)
+    return Federation(clients, HeldOutLoss(), info, tuple(notes), files if len(files) > 1 else ())
+
+
+def _in_a_line(tables: Sequence[Table]) -> str:
+    """Of several files; `fedsdr plan` tells of each."""
+    rows = sum(len(table.examples) for table in tables)
+    shapes = Counter(table.shape for table in tables)
+    read = ", ".join(f"{n} as {shape}" for shape, n in shapes.items())
+    return f"{len(tables)} files, {rows:,} rows, read {read}"
 
 
 def _scalars(spec: Any) -> dict[str, Any]:

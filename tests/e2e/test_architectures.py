@@ -33,7 +33,7 @@ pytestmark = [
 ]
 PADDED = (
     *("qwen3, experts", "mixtral", "falcon", "bloom", "cohere", "starcoder2"),
-    *("llama4", "deepseek_v3", "qwen3_next", "jamba", "zamba2"),
+    *("llama4", "deepseek_v3", "qwen3_next", "laguna", "jamba", "zamba2"),
 )
 MIXES = {"global": None, "personal": "a"}
 IDS = torch.arange(7, 47)[None]  # longer than the windows

@@ -139,6 +139,22 @@ def test_text_measures_need_no_model(recipe: Path, monkeypatch: pytest.MonkeyPat
     assert "diagnosis/recipe-2" in well("diagnose", recipe, "--only", "js", "--no-rewritten")
 
 
+def test_a_call_for_one_measure_keeps_the_others(recipe: Path) -> None:
+    out = ("--no-rewritten", "--out", "out")
+    first = json.loads(well("diagnose", recipe, "--only", "js,lengths", *out, "--json"))
+    second = json.loads(well("diagnose", recipe, "--only", "tfidf", *out, "--json"))
+    assert second["settings"]["measures"] == ["tfidf"]
+    both = json.loads(Path("out/diagnosis.json").read_text())
+    assert both["settings"]["measures"] == ["js", "tfidf", "lengths"]
+    assert both["views"]["raw"]["js_divergence"] == first["views"]["raw"]["js_divergence"]
+    assert both["views"]["raw"]["tfidf_cosine"] == second["views"]["raw"]["tfidf_cosine"]
+    # By other settings, or of something that cannot be read, nothing is kept.
+    well("diagnose", recipe, "--only", "tfidf", *out, "--set", "seed=9", "--json")
+    assert json.loads(Path("out/diagnosis.json").read_text())["settings"]["measures"] == ["tfidf"]
+    Path("out/diagnosis.json").write_text("[1]")
+    assert "js_divergence" in well("diagnose", recipe, "--only", "js", *out, "--json")
+
+
 def test_pairs_stand_for_rewriting(recipe: Path, tmp_path: Path) -> None:
     pairs = [
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from typer.testing import CliRunner, Result
 from fedsdr import ClientData, Example, export_adapter, merge, run
 from fedsdr.assembly import ATLAS_BASE
 from fedsdr.cli.app import app
-from fedsdr.errors import DataError, ModelError, RunError
+from fedsdr.errors import DataError, ModelError, RecipeError, RunError
 from fedsdr.export.chat import open_chat
 from fedsdr.model.adapters import WEIGHTS
 from fedsdr.model.loading import load_base
@@ -392,6 +393,15 @@ def test_chat_repeats_its_draws(small: Path, monkeypatch: pytest.MonkeyPatch) ->
             return [a.text for line in ("x", "x") for _, a in talking.ask(line)]
 
     assert drawn(1.5) == drawn(1.5) != drawn(0.0)
+
+
+@pytest.mark.parametrize("temperature", [math.nan, math.inf, -0.5])
+def test_a_temperature_is_a_number(temperature: float, tmp_path: Path) -> None:
+    with (
+        pytest.raises(RecipeError, match="temperature must be 0 or a number above it"),
+        open_chat(tmp_path, temperature=temperature),
+    ):
+        pass
 
 
 def test_chat_leaves_out_the_oldest_turns(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

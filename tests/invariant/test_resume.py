@@ -22,6 +22,7 @@ from fedsdr.evaluate.scoring import HeldOutLoss
 from fedsdr.model import adapters
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.combine import Mean
+from fedsdr.results import read_result
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import digest
 from toy import clients, recipe
@@ -89,6 +90,7 @@ POINTS = {
     "in the final scoring": Kill(HeldOutLoss, "score", 11),
     "between adapters": Kill(adapters, "save_file", 3),
     "before the results": Kill(conduct, "write_json_atomic", 2),
+    "results there, run.json not told": Kill(RunDirectory, "amend", 1),
     "results there, answers of one client kept": Kill(RunDirectory, "save_private_rows", 6),
 }
 
@@ -130,6 +132,7 @@ def remains(root: Path) -> Mapping[str, Any]:
         "states": {c: s.digest for c, s in states.items() if s is not None},
         "spool": run.spooled(ROUNDS),
         "kept": sorted(str(p.relative_to(root)) for p in root.glob("clients/*/*")),
+        "seal": run.facts()["results_sha256"],
         "audit": (root / "rewriting.json").read_bytes(),
         "phases": [(r["round"], r["phase"]) for r in run.rows("timings.jsonl") if r["round"]],
         **{str(p.relative_to(root)): p.read_bytes() for p in files},
@@ -189,6 +192,21 @@ def test_killed_between_two_steps_of_the_file_system(
     begin_and_die(Kill(os, call, nth), chosen, base64, root)
     experiment.resume(root, base=base64, clients=CLIENTS)
     assert remains(root) == undisturbed
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_results_that_are_not_the_runs_own_are_written_anew(
+    chosen: Recipe, undisturbed: Mapping[str, Any], base64: BaseModel, tmp_path: Path
+) -> None:
+    """Also after a kill between the two files, where run.json knows other results."""
+    root = tmp_path / "run"
+    experiment.train(chosen, root, base=base64, clients=CLIENTS)
+    RunDirectory.open(root).amend({"results_sha256": "of others"})
+    with pytest.raises(RunError, match="fedsdr resume"):
+        read_result(root)
+    experiment.resume(root, base=base64, clients=CLIENTS)
+    assert remains(root) == undisturbed
+    assert read_result(root).scores
 
 
 @pytest.mark.usefixtures("no_fsync")

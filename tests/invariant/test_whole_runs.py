@@ -24,6 +24,7 @@ from fedsdr.model.base import BaseModel
 from fedsdr.model.loading import keep_norms_wide
 from fedsdr.parts.algorithm import mix_weights, split_mix
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.purge import purge
 from fedsdr.types import FOLD, Lost, Order, Update
 from toy import clients, recipe
 
@@ -182,7 +183,7 @@ def test_a_purge_takes_every_mix_that_is_personal(
     chosen = recipe(tiny_folder)
     experiment.train(chosen, tmp_path / "run", base=base64, clients=CLIENTS, algorithm=mine)
     assert (tmp_path / "run" / "adapters" / "mine" / "c1").is_dir()
-    RunDirectory.open(tmp_path / "run").purge()
+    purge(RunDirectory.open(tmp_path / "run"))
     assert [f.name for f in (tmp_path / "run" / "adapters").iterdir()] == ["all"]
 
 

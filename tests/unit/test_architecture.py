@@ -21,7 +21,7 @@ LEVELS = (
     {"sweep", "testing", "demo"},
     {"experiment", "export", "conduct", "assembly", "deployed", "plan", "sources", "results"}
     | {"evaluation", "recorded", "lm_eval_run", "trackers", "standalone", "keepsakes"}
-    | {"diagnosis", "known_rewrites"},
+    | {"diagnosis", "known_rewrites", "overlong"},
     {"config", "tree"},
     {"loop"},
     {"cohort"},

@@ -22,7 +22,9 @@ def show_plan(console: Console, plan: Plan) -> None:
         "trained tokens", "cut", "domains",
     )  # fmt: skip
     title = "clients; tokens: median (longest) of a training row"
-    show_table(console, title, header, map(_client, plan.clients))
+    dropped = any(client.left_out for client in plan.clients)
+    header = (*header[:-1], "left out", header[-1]) if dropped else header
+    show_table(console, title, header, (_client(row, dropped) for row in plan.clients))
     show_facts(console, "model", _model(plan))
     show_facts(console, "algorithm", _algorithm(plan))
     show_facts(console, "cost", _cost(plan))
@@ -51,7 +53,7 @@ def _show_mask(console: Console, example: Sequence[tuple[str, bool]]) -> None:
     console.print(shown)
 
 
-def _client(client: ClientRow) -> tuple[str, ...]:
+def _client(client: ClientRow, dropped: bool) -> tuple[str, ...]:
     return (
         client.client_id,
         str(client.train),
@@ -61,6 +63,7 @@ def _client(client: ClientRow) -> tuple[str, ...]:
         _lengths(client.response),
         f"{client.trained_tokens:,}",
         str(client.truncated),
+        *([str(client.left_out)] if dropped else []),
         ", ".join(f"{domain} {count}" for domain, count in client.domains.items()),
     )
 

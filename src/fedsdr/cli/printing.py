@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import typer
@@ -12,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Control characters could move the cursor or recolour the terminal; surrogates cannot be encoded.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+from fedsdr.report.safe_text import HIDDEN as UNPRINTABLE
 
 
 def talk(as_json: bool = False) -> Console:
@@ -33,6 +31,7 @@ def complain(message: str, label: str = "error: ") -> None:
 
 
 def plain(text: str) -> Text:
+    """Controls, which could move the cursor or recolour the terminal, and what hides are spelt."""
     return Text(UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text))
 
 
@@ -46,7 +45,7 @@ def show_table(
     """The first column is names, the others are figures."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for number, name in enumerate(header):
-        longest = max(map(len, name.split()))  # headers break between words, not within
+        longest = max(map(len, name.split()), default=0)  # headers break between words, not within
         justify = "right" if number else "left"
         made.add_column(plain(name), justify=justify, overflow="fold", min_width=longest)
     for row in rows:

@@ -108,14 +108,16 @@ def purge(
     """
     from fedsdr.runs.directory import RunDirectory
     from fedsdr.runs.files import measure
+    from fedsdr.runs.purge import private_folders
+    from fedsdr.runs.purge import purge as remove_private
 
     run, console = RunDirectory.open(directory), talk(as_json)
-    found = {name: measure(run.root / name) for name in (*run.private_folders(), "rewrites")}
+    found = {name: measure(run.root / name) for name in (*private_folders(run), "rewrites")}
     if not yes:
         for name, (count, size_of) in found.items():
             typer.echo(f"{directory / name}: {count} files, {size(size_of)}", err=as_json)
         _confirm(as_json)
-    purged = run.purge()
+    purged = remove_private(run)
     if as_json:
         print_json({"directory": str(directory), "files": purged.files, "bytes": purged.bytes})
     say(

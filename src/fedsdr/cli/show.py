@@ -156,7 +156,7 @@ def _all_scores(record: RunRecord) -> dict[str, dict[str, float]]:
 
 def _show_courses(console: Console, measure: str, found: Sequence[Course]) -> None:
     """Clients down, deployed mixes across; one scale for all, so that lines can be compared."""
-    from fedsdr.report.glance import LOWER_IS_BETTER
+    from fedsdr.report.measures import higher_is_better
 
     every = [value for course in found for value in course.values]
     low, high = min(every), max(every)
@@ -167,7 +167,9 @@ def _show_courses(console: Console, measure: str, found: Sequence[Course]) -> No
     chosen, left_out = list(clients), 0
     if len(clients) > MOST_CLIENTS:
         last = {c: at[c, mix].values[-1] for mix in mixes for c in clients if (c, mix) in at}
-        best_first = sorted(clients, key=lambda c: last[c], reverse=measure not in LOWER_IS_BETTER)
+        best_first = sorted(
+            clients, key=lambda c: last[c], reverse=higher_is_better(measure) is not False
+        )
         chosen = best_first[:BOTH_ENDS] + best_first[-BOTH_ENDS:]
         left_out = len(clients) - len(chosen)
 

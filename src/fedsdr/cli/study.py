@@ -103,7 +103,8 @@ def compare(
     from fedsdr.evaluate.verdicts import Contrast
     from fedsdr.results import default_measures, read_results
 
-    results = read_results(directories)
+    # A page that stands among the runs is named too by `runs/*`.
+    results = read_results([d for d in directories if d.suffix != ".html" or d.is_dir()])
     measures = list(dict.fromkeys(measure or default_measures(results)))
     contrasts = (
         [Contrast.parse(text) for text in contrast]

@@ -91,7 +91,7 @@ class Branches:
             named = self.names(branch, start.to(self.device, self.dtype, copy=True))
             for source in sources:
                 named.update(
-                    {n: _filled(t, named[n].shape) for n, t in source.items() if n in named}
+                    {n: filled(t, named[n].shape) for n, t in source.items() if n in named}
                 )
             plain = {n.partition("/")[2]: t for n, t in named.items()}
             flats[branch] = self.lora.layouts[branch].flat(plain, self.dtype, self.device)
@@ -151,7 +151,8 @@ def block_of(name: str) -> int:
     return int(found[1]) if found else -1
 
 
-def _filled(tensor: Tensor, shape: torch.Size) -> Tensor:
+def filled(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """At this shape: what a client of a smaller rank does not have is zero."""
     if tensor.shape == shape:
         return tensor
     full = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsdr.cohort.branches import Branches
 from fedsdr.data.render import Rendered, render
 from fedsdr.distill.audit import AuditRow
-from fedsdr.distill.rewrite import Rewriting, Teacher, rewrite
+from fedsdr.distill.rewrite import Note, Rewriting, Teacher, note_nothing, rewrite
 from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import OutOfMemory, RoundFailed
 from fedsdr.model.lora import StackedLora
@@ -53,6 +53,7 @@ class InProcessCohort:
     equal_weights: bool = False
     include_texts: bool = False
     advance: Advance = silent
+    note: Note = note_nothing
     audit: dict[str, list[AuditRow]] = field(default_factory=lambda: dict[str, list[AuditRow]]())
     tokens: dict[tuple[str, str], list[Rendered]] = field(
         default_factory=lambda: dict[tuple[str, str], list[Rendered]]()
@@ -195,6 +196,7 @@ class InProcessCohort:
             self.cache,
             teacher,
             include_texts=self.include_texts,
+            note=self.note,
         )
         self.audit[client_id] = audit
         return texts

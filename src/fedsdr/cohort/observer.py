@@ -7,17 +7,17 @@ private states in the run directory. Nothing but figures leaves this file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from fedsdr.cohort.branches import Branches
+from fedsdr.cohort.branches import Branches, filled
 from fedsdr.evaluate.diagnostics.aggregation import Term, aggregation_error
 from fedsdr.evaluate.diagnostics.rounds import Beside, ClientRound, Layers, Place, compare
+from fedsdr.model.lora import Layout
 from fedsdr.parts.algorithm import split_mix
 from fedsdr.parts.lora_rules import pairs
 from fedsdr.parts.lowrank import Pair
@@ -26,7 +26,8 @@ from fedsdr.runs.spool import SpooledUpdates
 from fedsdr.tensors import rng_sample
 from fedsdr.types import FOLD, ServerState, Tensors, Update
 
-MOST = 64  # clients compared with each other
+FEWEST, MOST = 8, 64  # clients compared with each other …
+WORK = 10**12  # … as many as so many operations a round allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,12 @@ class RoundObserver:
     ) -> Mapping[str, Any]:
         """`counted` is what filters left of what was admitted: what the server's rule saw."""
         branches, start, everybody = self.branches, _start(self.branches), list(admitted.clients)
-        chosen = sorted(rng_sample(everybody, MOST, self.seed, admitted.round, "diagnostics"))
         compared, known = _layers(branches)
+        many = most_compared(branches.lora.layouts[branch] for branch in compared)
+        chosen = sorted(rng_sample(everybody, many, self.seed, admitted.round, "diagnostics"))
         server = _Server(branches, before.shared, {**start, **after.shared})
-        clients = _Clients(branches, start, before, replace(admitted, clients=chosen), self.run)
+        sent = _sent(branches, start, before, everybody)
+        clients = _Clients(branches, start, sent, replace(admitted, clients=chosen), self.run)
         row = compare(clients, len(chosen), compared, _beside(compared, known, server))
         found = row["branches"]
         if len(set(branches.ranks.values())) > 1:  # such clients' numbers have no common mean
@@ -55,11 +58,18 @@ class RoundObserver:
                 one.pop("drift", None)
         if len(chosen) < len(everybody):  # the mean product is everybody's, too many to hold
             return {**row, "sampled_of": len(everybody)}
-        clients = _Clients(branches, start, before, counted)
+        clients = _Clients(branches, start, sent, counted)
         for branch in (b for b in known if b in found):
             error = aggregation_error(clients, len(chosen), branch, known[branch], server.terms)
             found[branch]["aggregation_error"] = error
         return row
+
+
+def most_compared(layouts: Iterable[Layout]) -> int:
+    """All inner products of K clients' changes, which have twice a branch's rank r, are about
+    8 K² Σ r (in + out) operations."""
+    each = 8 * sum(layout.spec.rank * layout.size for layout in layouts)
+    return min(MOST, max(FEWEST, math.isqrt(WORK // max(1, each))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ class _Clients:
 
     branches: Branches
     start: Tensors
-    before: ServerState
+    sent: Mapping[int | None, Tensors]  # by rank
     updates: Iterable[Update]
     run: RunDirectory | None = None
 
@@ -80,18 +90,17 @@ class _Clients:
             yield ClientRound(
                 client,
                 update.weight,
-                self._begun(client),
-                {n: _filled(t, self.start[n]) for n, t in update.shared.items()},
+                self._begun(client, update.round),
+                _at_full_rank(update.shared, self.start),
                 self._private(client, update.round),
                 {b: _scale(self.branches, b) * relative.get(b, 1.0) for b in self.branches.start},
             )
 
-    def _begun(self, client: str) -> Tensors:
+    def _begun(self, client: str, round: int) -> Tensors:
         """As `Branches.begin` has it, on the CPU."""
-        algorithm, start = self.branches.algorithm, self.start
-        sent = algorithm.downlink(self.before, self.branches.rank(client))
-        own = self._private(client, self.before.round) if algorithm.keep == "persist" else {}
-        begun = {**start, **own, **{n: _filled(t, start[n]) for n, t in sent.items() if n in start}}
+        algorithm, sent = self.branches.algorithm, self.sent[self.branches.rank(client)]
+        own = self._private(client, round - 1) if algorithm.keep == "persist" else {}
+        begun = {**self.start, **own, **sent}
         if algorithm.keep == "from_R":
             of_r = [(n.partition("/")[2], t) for n, t in begun.items() if n.startswith("R/")]
             begun |= {f"{branch}/{n}": t for branch in algorithm.personal() for n, t in of_r}
@@ -172,7 +181,14 @@ def _scale(branches: Branches, branch: str) -> float:
     return branches.lora.layouts[branch].spec.scale
 
 
-def _filled(tensor: Tensor, like: Tensor) -> Tensor:
-    """At the full rank: what a client of a smaller one does not have is zero."""
-    more = [full - own for full, own in zip(like.shape, tensor.shape, strict=True)]
-    return F.pad(tensor, (0, more[1], 0, more[0])) if any(more) else tensor
+def _sent(
+    branches: Branches, start: Tensors, before: ServerState, clients: Iterable[str]
+) -> dict[int | None, Tensors]:
+    """What a round began with, of clients of each rank."""
+    ranks = {branches.rank(client) for client in clients}
+    sent = {rank: branches.algorithm.downlink(before, rank) for rank in ranks}
+    return {rank: _at_full_rank(tensors, start) for rank, tensors in sent.items()}
+
+
+def _at_full_rank(tensors: Tensors, start: Tensors) -> Tensors:
+    return {n: filled(t, start[n].shape) for n, t in tensors.items() if n in start}

@@ -83,7 +83,7 @@ def render(tokenizer: ChatTokenizer, example: Example, max_length: int) -> Rende
             f"example {example.id!r}: its prompt alone fills model.max_length ({len(ids)} of "
             f"{max_length} "
             "tokens), so no token of the response would be trained; raise max_length or drop the "
-            "row"
+            "row (data.overlong: drop does)"
         )
     answer = _answer(last, stops) or [*last, tokenizer.eos]
     ids, weights = ids + answer, weights + [1.0] * len(answer)

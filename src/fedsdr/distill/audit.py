@@ -167,6 +167,20 @@ def summarise(rows: Iterable[AuditRow]) -> AuditSummary:
     return AuditSummary(_summary(everything), clients)
 
 
+def in_a_line(audit: ClientAudit) -> str:
+    """How many rewrites were kept, and why most of the others were not."""
+    kept = round(audit.kept * audit.examples)
+    few, back = 2 * kept < audit.examples, audit.examples - kept
+    told = (
+        f"{'warning: only' if few else 'rewriting:'} {kept:,} of {audit.examples:,} rewrites kept"
+    )
+    if not back:
+        return told
+    most = next(iter(audit.reasons), "")
+    why = f" (most: {most}, {audit.reasons[most]:,})" if most else ""
+    return f"{told}; {back:,} fell back to the original answer{why}"
+
+
 def _summary(rows: Sequence[AuditRow]) -> ClientAudit:
     kept = [row.kept for row in rows]
     reasons = Counter(reason for row in rows for reason in row.reasons)

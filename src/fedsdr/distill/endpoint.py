@@ -81,7 +81,8 @@ class Line:
         record says, which no message may repeat."""
         try:
             status, headers, answer = self._post(json.dumps(body).encode())
-            words = partial(server_words, answer, [*texts, self.api_key or ""])
+            private = [*texts, self.api_key or ""]
+            words = partial(server_words, answer, private)
             if status != 200:
                 raise _refused(self.endpoint, status, headers, words())
             kind = headers.get("Content-Type", "")
@@ -89,7 +90,7 @@ class Line:
                 draft = read_reply(self.endpoint.protocol, kind, answer, body["max_tokens"])
             except BadReply as error:
                 raise Unanswered(f"{error}{words()}", "again") from None
-            return draft, other_model(self.endpoint.model, answer)
+            return draft, other_model(self.endpoint.model, answer, private)
         except (ConnectionRefusedError, gaierror) as error:
             raise Unanswered(f"does not answer: {_reason(error)}", "down") from None
         except ssl.SSLCertVerificationError as error:

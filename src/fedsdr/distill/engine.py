@@ -121,8 +121,9 @@ def no_room(base: BaseModel, prompt: int, new: int) -> str:
     if prompt >= base.max_length:
         return f"the rewriting prompt fills the model's {base.max_length} positions; drop the row"
     return (
-        f"the rewriting prompt and rewriting.max_new_tokens ({new}) exceed the model's "
-        f"{base.max_length} positions; lower it, or drop the row"
+        f"the rewriting prompt ({prompt} tokens) and rewriting.max_new_tokens ({new}) exceed the "
+        f"model's {base.max_length} positions; set it to {base.max_length - prompt} or less, or "
+        "drop the row"
     )
 
 

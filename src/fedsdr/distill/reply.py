@@ -64,19 +64,24 @@ def server_words(body: bytes, texts: Sequence[str]) -> str:
     words = " ".join(words.split())
     if not words or len(words) > LONGEST_WORDS or "\\u" in words or not words.isprintable():
         return ""
+    return "" if _repeats(words, texts) else f": {words!r}"
+
+
+def other_model(asked: str, body: bytes, texts: Sequence[str]) -> str | None:
+    """The model that an answer says it is of, where that is not the one asked for, nor anything of
+    the record."""
+    found: Any = json.loads(body).get("model")
+    known = isinstance(found, str) and re.fullmatch(r"[\x21-\x7e]{1,200}", found)
+    return found if known and found != asked and not _repeats(found, texts) else None
+
+
+def _repeats(words: str, texts: Sequence[str]) -> bool:
     told = _squeezed(words)
     for text in map(_squeezed, texts):
         pieces = (text[i : i + SHARED] for i in range(max(1, len(text) - SHARED + 1)))
         if len(text) >= SHORTEST and any(piece in told for piece in pieces):
-            return ""
-    return f": {words!r}"
-
-
-def other_model(asked: str, body: bytes) -> str | None:
-    """The model that an answer says it is of, where that is not the one asked for."""
-    found: Any = json.loads(body).get("model")
-    known = isinstance(found, str) and re.fullmatch(r"[\x21-\x7e]{1,200}", found)
-    return found if known and found != asked else None
+            return True
+    return False
 
 
 def _messages(answer: Any) -> Iterable[str]:

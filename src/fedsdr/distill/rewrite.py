@@ -53,6 +53,18 @@ def note_nothing(text: str) -> None:
     """Nobody reads."""
 
 
+def once(note: Note) -> Note:
+    """The same, but of each text only the first time."""
+    told = set[str]()
+
+    def first(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            note(text)
+
+    return first
+
+
 def rewrite(
     lora: StackedLora,
     client_id: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fedsdr.data.render import render_prompt
 from fedsdr.distill.generate import Sampling, generate
-from fedsdr.errors import DataError, RunError
+from fedsdr.errors import DataError, RecipeError, RunError
 from fedsdr.export.chosen import Chosen, Finished
 from fedsdr.model.adapters import adapter_spec, load_adapter
 from fedsdr.model.base import BaseModel
@@ -93,6 +94,8 @@ def open_chat(
     directory: str | Path, client: str | None = None, temperature: float = 0.0
 ) -> Generator[Chat]:
     """The base, every model that serves all clients, and, where a client is named, its own."""
+    if not 0 <= temperature < math.inf:  # NaN is neither
+        raise RecipeError("--temperature must be 0 or a number above it")
     finished = Finished.open(directory)
     chosen = _models(finished, client)
     base = finished.base()

@@ -18,6 +18,7 @@ from fedsdr.types import ClientData, Example
 PROFILE = "profile.json"
 EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # the last bin is open
 LABELS, LABEL_LENGTH, OTHER = 64, 80, "other"
+FEWEST = 5  # rows that share a label: one that marks a row or two may name a person
 
 
 def keep_profile(experiment: Experiment, run: RunDirectory, cohort: InProcessCohort) -> None:
@@ -84,14 +85,15 @@ def _responses(rows: Sequence[Rendered]) -> dict[str, Any]:
 def _labels(
     clients: Sequence[ClientData], label: Callable[[Example], str]
 ) -> dict[str, dict[str, int]]:
-    """By client; beyond the most frequent ones, all are one."""
+    """By client; rare ones, and those beyond the most frequent, are all one."""
     counted = {
         c.client_id: Counter(label(e)[:LABEL_LENGTH] for e in c.train if label(e)) for c in clients
     }
     whole = Counter[str]()
     for own in counted.values():
         whole.update(own)
-    named = sorted(whole, key=lambda name: (-whole[name], name))[:LABELS]
+    common = (name for name in whole if whole[name] >= FEWEST)
+    named = sorted(common, key=lambda name: (-whole[name], name))[:LABELS]
     found = dict[str, dict[str, int]]()
     for client, own in counted.items():
         found[client] = {name: own[name] for name in named if own[name]}

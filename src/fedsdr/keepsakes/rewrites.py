@@ -14,7 +14,8 @@ from fedsdr.distill.audit import AuditRow
 from fedsdr.distill.checks import prompt_text
 from fedsdr.distill.engine import Teacher
 from fedsdr.distill.facts import compare_facts
-from fedsdr.runs.directory import REWRITES, RunDirectory
+from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.purge import REWRITES
 from fedsdr.types import ClientData, Example
 
 FACTS = ("numbers_lost", "numbers_invented", "names_lost", "names_invented")

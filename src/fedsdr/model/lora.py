@@ -25,7 +25,7 @@ from fedsdr.errors import ModelError
 from fedsdr.model.base import BaseModel, in_out, linear_layers
 from fedsdr.model.flat import Rows, current_rows
 from fedsdr.model.injection import Injected
-from fedsdr.model.targets import choose_layers
+from fedsdr.model.targets import choose_layers, renamed_layers
 from fedsdr.tensors import generator
 from fedsdr.types import FOLD
 
@@ -157,7 +157,8 @@ class StackedLora:
         found = linear_layers(base.net)
         head = base.net.get_output_embeddings()
         own = [name for name, module in found.items() if module is not head]
-        chosen = choose_layers(targets, own, base.net.config.model_type, base.rigid)
+        renamed = renamed_layers(base.net, own)
+        chosen = choose_layers(targets, own, base.net.config.model_type, base.rigid, renamed)
         self.notes = chosen.notes
         self.layers: dict[str, StackedLinear] = {}
         self.shapes: dict[str, tuple[int, int]] = {}

@@ -33,7 +33,8 @@ def outline_base(
     trusted: bool = False,
 ) -> BaseModel:
     """As `load_base`, on no device: of a folder, config.json and the tokenizer's files are enough.
-    That the model's head works as a plain one cannot be tried here, and is taken for granted."""
+    That the model's head works as a plain one, and that a LoRA layer can stand in for each linear
+    layer, cannot be tried here, and is taken for granted."""
     folder = find_model(str(path), revision, trusted, weights=False)
     common: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
     with reading(folder, path, trusted):

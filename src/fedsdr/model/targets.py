@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from transformers import conversion_mapping
+from transformers import PreTrainedModel, conversion_mapping
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from fedsdr.errors import ModelError, RecipeError, nearest
 
@@ -52,12 +54,16 @@ class Chosen:
 
 
 def choose_layers(
-    targets: str, layers: Sequence[str], model_type: str, rigid: Collection[str] = ()
+    targets: str,
+    layers: Sequence[str],
+    model_type: str,
+    rigid: Collection[str] = (),
+    renamed: Collection[str] = (),
 ) -> Chosen:
     """Those of the model's linear layers (without its head) that `targets` names. `rigid` are
-    those that cannot be replaced in this model."""
+    those that cannot be replaced in this model, `renamed` those that PEFT will not find."""
     found, notes = [name for name in layers if _named(targets, model_type)(name)], list[str]()
-    for barred, why in _barred(found, model_type, rigid):
+    for barred, why in _barred(found, model_type, rigid, renamed):
         if targets not in PRESETS:
             raise RecipeError(
                 f"lora.targets {targets!r} names {_counted(barred)}: {why}; set lora.targets: "
@@ -77,6 +83,17 @@ def choose_layers(
     return Chosen(found, tuple(notes))
 
 
+def renamed_layers(net: PreTrainedModel, layers: Sequence[str]) -> frozenset[str]:
+    """Those whose names a rule meant for old checkpoints of this model would change: PEFT applies
+    it to adapters too."""
+    rules = [r for r in get_model_conversion_mapping(net) if isinstance(r, WeightRenaming)]
+
+    def now(name: str) -> str:
+        return rename_source_key(f"{name}.weight", rules, [])[0].removesuffix(".weight")
+
+    return frozenset(name for name in layers if now(name) != name)
+
+
 def _named(targets: str, model_type: str) -> Callable[[str], bool]:
     if targets == "all-linear":
         return lambda name: True
@@ -87,7 +104,7 @@ def _named(targets: str, model_type: str) -> Callable[[str], bool]:
 
 
 def _barred(
-    found: Sequence[str], model_type: str, rigid: Collection[str]
+    found: Sequence[str], model_type: str, rigid: Collection[str], renamed: Collection[str]
 ) -> Iterator[tuple[list[str], str]]:
     """Which of them cannot be adapted, and why."""
     if fixed := [name for name in found if name in rigid]:
@@ -104,6 +121,12 @@ def _barred(
             lost,
             f"in a model of this kind ({model_type}) PEFT {PEFT} takes them for the routed "
             "experts', and would not wear what they learnt",
+        )
+    if moved := [n for n in found if n in renamed and n not in rigid and _tail(n) not in taken]:
+        yield (
+            moved,
+            f"in a model of this kind ({model_type}) PEFT {PEFT} looks for them under other names, "
+            "and would not wear what they learnt",
         )
 
 

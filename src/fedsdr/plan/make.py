@@ -130,7 +130,11 @@ def build_plan(experiment: Experiment, ground: Ground, custom: bool) -> Plan:
             )
     return Plan(
         clients=tuple(table),
-        notes=(*experiment.notes, *notes(experiment, asked, memory, there)),
+        notes=(
+            *experiment.federation.files,
+            *experiment.notes,
+            *notes(experiment, asked, memory, there),
+        ),
         model=describe_model(experiment),
         algorithm=describe_algorithm(algorithm, recipe),
         rounds=rounds,

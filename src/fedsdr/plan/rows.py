@@ -12,15 +12,13 @@ from fedsdr.atlas.scores import AtlasScorer
 from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered, render, render_prompt
-from fedsdr.distill import prompts
-from fedsdr.distill.engine import no_room
 from fedsdr.errors import DataError
 from fedsdr.model.base import BaseModel
+from fedsdr.overlong import NAMED, UNCUT, room_to_rewrite
 from fedsdr.plan.shape import ClientRow, Lengths
 from fedsdr.types import ClientData, Example
 
-NAMED = 8  # clients in one message
-UNCUT = 1 << 40
+DROP = "data.overlong: drop does"
 
 
 class Faults:
@@ -62,6 +60,7 @@ def read_client(
         _lengths([len(r.ids) - r.prompt for r in whole]),
         sum(r.truncated for r in cut),
         sum(r.trained for r in cut),
+        sum(experiment.left_out.rows.get(client.client_id, {}).values()),
     )
     return row, cut
 
@@ -80,13 +79,15 @@ def refuse_unusable(experiment: Experiment) -> None:
 def check_rewriting(experiment: Experiment, faults: Faults) -> None:
     """A rewriting prompt holds instruction and response both, and needs room for the rewrite."""
     base, choice = experiment.base, experiment.recipe.rewriting
-    if choice.engine is not None:
-        return  # the server's model has positions of its own
     for client in experiment.trained if rewritten_views(experiment.algorithm) else ():
         for example in client.train:
-            asked = prompts.render(prompts.choose_template(example, choice.template), example)
-            length = _prompt_length(base, client.client_id, asked, faults)
-            if length is not None and (wrong := no_room(base, length, choice.max_new_tokens)):
+            try:
+                wrong = room_to_rewrite(base, choice, example)
+            except DataError as error:
+                wrong = str(error)
+            else:
+                wrong = f"{wrong} ({DROP})" if wrong else ""
+            if wrong:
                 faults.add(wrong, client.client_id, example)
 
 
@@ -158,7 +159,7 @@ def _rendered(
                 continue
             wrong = (
                 f"the prompt alone fills model.max_length ({limit} tokens), so no token of the "
-                "response would be trained or scored; raise it or drop the row"
+                f"response would be trained or scored; raise it or drop the row ({DROP})"
             )
             faults.add(wrong, client, example)
     return found

@@ -28,6 +28,7 @@ class ClientRow:
     response: Lengths
     truncated: int  # rows that lose the end of their response to max_length
     trained_tokens: int
+    left_out: int  # rows of any part that do not fit, where data.overlong is drop
 
 
 @dataclass(frozen=True, slots=True)

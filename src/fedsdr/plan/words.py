@@ -9,10 +9,10 @@ from fedsdr.assembly import Experiment
 from fedsdr.config import Recipe
 from fedsdr.model.base import count_parameters
 from fedsdr.model.speech import is_plain
+from fedsdr.overlong import NAMED
 from fedsdr.parts.algorithm import Algorithm, PerInput, Stage, Term
 from fedsdr.parts.objectives import ControlVariate, CrossEntropy, Objective, Sum
 from fedsdr.parts.views import Mixed, Raw, View
-from fedsdr.plan.rows import NAMED
 from fedsdr.plan.shape import AlgorithmRow, Memory, ModelRow
 
 KEEP = {

@@ -47,10 +47,7 @@ class ClientAnswers:
     questions: tuple[Question, ...]
 
 
-def answers_section(
-    record: RunRecord, include_texts: IncludeTexts = False, *, runs: int = 1
-) -> Section | Absent:
-    """`runs`: how many share the page's size."""
+def answers_section(record: RunRecord, include_texts: IncludeTexts = False) -> Section | Absent:
     files = {path.parent.name: path for path in record.path.glob(f"clients/*/{FILE}")}
     clients = readable(record, include_texts, sorted(files, key=natural))
     if files and not clients:
@@ -60,8 +57,8 @@ def answers_section(
     if not held:
         why = "There are none yet." if record.state == "running" else "The run kept no answers."
         return Absent(ID, TITLE, why)
-    each = max(1, min(EACH, MOST // runs // len(held)))
-    shown = [_client(client, rows, each) for client, rows in list(held.items())[: MOST // runs]]
+    each = max(1, min(EACH, MOST // len(held)))
+    shown = [_client(client, rows, each) for client, rows in list(held.items())[:MOST]]
     count = sum(len(client.questions) for client in shown)
     return Section(
         id=ID,

@@ -68,10 +68,14 @@ class Group:
 def grouped(
     records: Sequence[RunRecord], contrasts: Sequence[Contrast] | None = None
 ) -> list[Group]:
-    """One group per federation: by a sweep's setting, or by the data where worlds differ."""
+    """One group per federation: by a sweep's setting, by the base model, or by the data where
+    worlds differ."""
+    several = len({record.base for record in records} - {""}) > 1
     parts = dict[str, list[RunRecord]]()
     for record in records:
-        parts.setdefault(record.setting, []).append(record)
+        base = f"base {record.base[:12] or 'unknown'}" if several else ""
+        setting = "" if several and record.setting == "all" else record.setting
+        parts.setdefault(f"{setting} {base}".strip(), []).append(record)
     groups = list[Group]()
     for setting, part in parts.items():
         by_data = [part] if _paired(part) else _by_data(part)
@@ -143,6 +147,7 @@ def _group(
             world=record.world,
             lr=number((record.results or {}).get("lr")) or 0.0,
             scores={safe(mix): found for mix, found in all_scores(record).items()},
+            base=record.base,
         )
         for label, of in runs.items()
         for record in of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from statistics import median
 from typing import Any
 
+from fedsdr.report.glance import number
 from fedsdr.report.record import natural
 
 FAITHFUL = "faithful"  # the exact verdict where there is nothing to complain of
@@ -31,6 +31,8 @@ KINDS: Mapping[str, str] = {
     "empty": "empty",
     "too-long": "over twice as long",
 }
+# What only a check tells: without one, nobody looked for it.
+TOLD_BY_CHECKS = ("answer", "meaning", "language", "refusal", "truncated")
 _WORDS = {
     "lost-number": "lost a number",
     "invented-number": "invented a number",
@@ -96,7 +98,7 @@ def damage_of(client: str, row: Mapping[str, Any]) -> Damage:
     return Damage(
         client=client,
         kept=bool(row.get("kept")),
-        ratio=_number(row.get("length_ratio")),
+        ratio=number(row.get("length_ratio")) or 0.0,
         kinds=kinds_of(row),
         verdict=verdict if isinstance(verdict, str) else None,
     )
@@ -125,7 +127,7 @@ def kinds_of(row: Mapping[str, Any]) -> tuple[str, ...]:
         "refusal": "refusal" in reasons,
         "truncated": "truncated" in reasons,
         "empty": "empty" in reasons,
-        "too-long": _number(row.get("length_ratio")) > TOO_LONG,
+        "too-long": (number(row.get("length_ratio")) or 0.0) > TOO_LONG,
     }
     return tuple(kind for kind in KINDS if found[kind])
 
@@ -166,7 +168,3 @@ def totals(name: str, measured: Iterable[Damage]) -> ClientDamage:
         judged=sum(row.verdict is not None for row in rows),
         faithful=sum(row.verdict == FAITHFUL for row in rows),
     )
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and isfinite(value) else 0.0

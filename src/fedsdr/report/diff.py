@@ -1,6 +1,6 @@
 """Which words of an answer its reference says too, in the same order.
 
-The rewrite viewer compares in the page's script (templates/rewrites.js): there a comparison is made
+The rewrite viewer compares in the page's script (templates/diff.js): there a comparison is made
 when a rewrite is chosen, and needs no room in the page.
 """
 

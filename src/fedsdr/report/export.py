@@ -14,6 +14,7 @@ from fedsdr.report.section import Absent, Section
 from fedsdr.report.sections import all_sections
 from fedsdr.report.sections.material import Material
 from fedsdr.runs.files import write_text_atomic
+from fedsdr.runs.identity import WITH_TEXTS
 
 TIP = re.compile(r' (?:data-tip|class)="[^"]*"')  # of the page; a saved figure needs neither
 
@@ -46,13 +47,13 @@ def figures_of(sections: Sequence[Section | Absent]) -> Iterator[Figure]:
 
 
 def place_of(paths: Sequence[Path], records: Sequence[RunRecord], options: PageOptions) -> Path:
-    """Where a report goes that was given no place: with the run. One that holds private texts goes
-    to the clients' own folder, which a purge removes."""
+    """Where a report goes that was given no place: with the run. One that holds private texts has a
+    name that a purge knows."""
     if len(paths) > 1:
         return Path("report.html")
     private = options.include_texts and any(not record.synthetic for record in records)
     if not private or len(records) > 1:
         return paths[0] / "report.html"
     clients = () if isinstance(options.include_texts, bool) else tuple(options.include_texts)
-    own = paths[0] / "clients"
-    return own / (clients[0] if len(clients) == 1 else "") / "report.html"
+    whose = f"-{clients[0]}" if len(clients) == 1 else ""
+    return paths[0] / f"{WITH_TEXTS}{whose}.html"

@@ -13,7 +13,6 @@ from typing import Any, cast
 from fedsdr.report.record import Row, RunRecord, State, natural
 
 TRAINING_LOSS = "training loss"
-LOWER_IS_BETTER = ("loss", TRAINING_LOSS, "perplexity", "hallucination", "redundancy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def glance(record: RunRecord) -> Glance:
     if results is not None:
         split, scores = "test", scores_of(results.get("scores"))
     measure = main_measure(m for found in scores.values() for m in found)
-    up, down = (_total(record, key) for key in ("bytes_up", "bytes_down"))
+    up, down = (total(record, key) for key in ("bytes_up", "bytes_down"))
     return Glance(
         name=record.name,
         method=record.method,
@@ -124,7 +123,7 @@ def _by_client(found: object) -> list[tuple[str, str, dict[str, float]]]:
     ]
 
 
-def _total(record: RunRecord, key: str) -> float:
+def total(record: RunRecord, key: str) -> float:
     """Of the rounds; a sweep's cell has no rounds, only the sum."""
     if record.rounds:
         return sum(number(row.get(key)) or 0.0 for row in record.rounds)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from fedsdr.evaluate.comparison import DEFAULT_MEASURES
 from fedsdr.evaluate.verdicts import BETTER
 
-LOWER = ("loss", "perplexity", "training loss")
+IN_NATS = ("loss", "training loss")
+LOWER = (*IN_NATS, "perplexity")
 WORST = "_worst"  # the measure of the client that fares worst
 UNSEEN = "~unseen"  # a model scored on clients that never trained
 
@@ -42,8 +43,10 @@ def direction(measure: str) -> str:
 
 
 def axis_label(measure: str) -> str:
-    told = direction(measure)
-    return f"{in_words(measure)} ({told})" if told else in_words(measure)
+    told, words = direction(measure), in_words(measure)
+    if measure.removesuffix(WORST) in IN_NATS:
+        words += ", nats per token"
+    return f"{words} ({told})" if told else words
 
 
 def model_in_words(mix: str) -> str:

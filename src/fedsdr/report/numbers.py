@@ -58,12 +58,14 @@ def plain(value: float | None, figures: int = 3) -> str:
 
 
 def share(value: float | None) -> str:
-    """0.381 -> '38 %'."""
+    """0.381 -> '38 %'; 99.8 % is not all, and 0.02 % is not none."""
     if value is None or not math.isfinite(value):
         return NONE
-    percent = 100 * value
-    places = 0 if percent == 0 or abs(percent) >= 1 else 1
-    return f"{fixed(percent, places)} %"
+    if 0 < value < 0.001:
+        return "<0.1 %"
+    if 0.99 < value < 1:
+        return f"{fixed(math.floor(1000 * value) / 10, 1)} %"
+    return f"{fixed(100 * value, 1 if 0 < abs(value) < 0.01 else 0)} %"
 
 
 def data_size(count: float | None) -> str:

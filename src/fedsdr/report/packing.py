@@ -109,7 +109,7 @@ def _columns(entries: Sequence[Entry]) -> tuple[Mapping[str, Any], int]:
 
 def _trained(texts: Mapping[str, str], kept: bool) -> str | int:
     """1 and 0 where it is the rewrite or the raw answer, as it almost always is."""
-    if not texts["trained"]:
+    if not texts["trained"] or texts["raw"] == texts["written"] == texts["trained"]:
         return int(kept)
     if texts["trained"] in (texts["written"], texts["raw"]):
         return int(texts["trained"] == texts["written"])

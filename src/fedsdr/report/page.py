@@ -59,7 +59,9 @@ def render_page(
     """Any page of fedsdr: the look, the script and the content security policy are the same."""
     shown = [section for section in sections if isinstance(section, Section)]
     live = options.live is not None  # its script comes first: it keeps the page as it was sent
-    scripts = _taken("live.js" if live else None, "script.js", *(s.script for s in shown))
+    scripts = _taken(
+        "live.js" if live else None, "script.js", *(n for s in shown for n in s.scripts)
+    )
     styles = _taken("style.css", "live.css" if live else None, *(s.style for s in shown))
     return environment().get_template(template).render(
         title=title,
@@ -152,7 +154,7 @@ def _hashed(text: str) -> str:
 
 def _banner(records: Sequence[RunRecord], include_texts: IncludeTexts) -> str:
     """What a reader must know who is about to pass the page on."""
-    private = [record.name for record in records if not record.synthetic]
+    private = [r for r in records if not r.synthetic and r.state != "purged"]
     if not include_texts or not private:
         return ""
     return (

@@ -18,8 +18,10 @@ import yaml
 from fedsdr.errors import CorruptArtifact, FedsdrError, RunError
 from fedsdr.report.record import Row, RunRecord, State, natural
 from fedsdr.report.safe_text import LONGEST_SENTENCE, short
-from fedsdr.report.shapes import RESULTS, amount, each, fields
+from fedsdr.report.shapes import RESULTS as SCORED
+from fedsdr.report.shapes import amount, each, fields
 from fedsdr.report.stored import json_object, shaped, shaped_object, shaped_rows
+from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs import identity
 from fedsdr.runs.lock import LOCK
 
@@ -32,7 +34,9 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read_records(paths: Sequence[Path]) -> list[RunRecord]:
     """Runs, folders of runs (a demo's) and folders of sweeps, as records in the order given."""
-    found = [(run, path) for path in paths for run in _runs_at(path)]
+    # A page that stands among the runs is named too by `runs/*`.
+    places = [path for path in paths if path.suffix != ".html" or path.is_dir()] or paths
+    found = [(run, path) for path in places for run in _runs_at(path)]
     many, seen, read = len(found) > DETAILED, set[str](), list[RunRecord]()
     for run, path in found:
         record = read_cell(run, path) if run.is_file() else read_record(run, brief=many)
@@ -50,7 +54,8 @@ def read_record(path: Path, brief: bool = False) -> RunRecord:
     notes = list[str]()
     facts = _facts(path, notes)
     recipe_text, recipe = _recipe(path, notes)
-    results = shaped_object(path / "results.json", notes)
+    changed = bool(notes)
+    results = _results(path / RESULTS, facts, notes)
     record = RunRecord(
         path=path,
         name=path.name or str(path),
@@ -62,6 +67,7 @@ def read_record(path: Path, brief: bool = False) -> RunRecord:
         timings=shaped_rows(path / "timings.jsonl", notes),
         rewriting=shaped_object(path / "rewriting.json", notes),
         results=results,
+        changed=changed,
     )
     if not brief:
         record = replace(
@@ -106,7 +112,7 @@ def read_cell(file: Path, sweep: Path) -> RunRecord:
     if failed:
         notes.append(f"The cell failed: {short(failed, LONGEST_SENTENCE)}")
     scored = {**cell, "method": cell.get("label")}
-    results = None if failed else shaped(file, scored, RESULTS, notes)
+    results = None if failed else shaped(file, scored, SCORED, notes)
     seconds = shaped(file, {"seconds": cell.get("seconds")}, SECONDS, notes) or {}
     return RunRecord(
         path=file,
@@ -167,6 +173,13 @@ def _recipe(path: Path, notes: list[str]) -> tuple[str, Row]:
         notes.append(f"{identity.RECIPE} is no YAML; it is shown as it stands.")
         tree = None
     return text, cast(Row, tree) if isinstance(tree, dict) else {}
+
+
+def _results(file: Path, facts: Row, notes: list[str]) -> Row | None:
+    found = shaped_object(file, notes)
+    if found is not None and facts.get(SEAL) not in (None, sealed(file.read_bytes())):
+        notes.append(f"{file.name} is not what this run wrote: do not rely on its scores.")
+    return found
 
 
 def _state(path: Path, facts: Row, results: Row | None) -> State:

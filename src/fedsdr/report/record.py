@@ -42,6 +42,7 @@ class RunRecord:
     results: Row | None = None
     setting: str = ""  # of a sweep's cell
     notes: Sequence[str] = ()
+    changed: bool = False  # run.json or the recipe is not what was written
 
     @property
     def method(self) -> str:
@@ -58,13 +59,30 @@ class RunRecord:
         return short((self.results or {}).get("world") or self.facts.get("world") or "")
 
     @property
+    def base(self) -> str:
+        """A digest of the base model, where it is known."""
+        return short(self.facts.get("base_digest") or "")
+
+    @property
     def synthetic(self) -> bool:
-        """Atlas made every text of this run: nothing in it is private."""
+        """Atlas made every text of this run: nothing in it is private. What was changed by hand is
+        not believed."""
         data, own = self.recipe.get("data"), self.facts.get("from_python")
-        if not isinstance(data, Mapping) or not isinstance(own, Mapping):
+        if self.changed or not isinstance(data, Mapping) or not isinstance(own, Mapping):
             return False
-        rows = data.get("file") or data.get("files")
+        rows = any(data.get(source) for source in ("file", "files", "test_files"))
         return bool(data.get("atlas")) and not rows and own.get("clients") is False
+
+    @property
+    def unscored(self) -> str:
+        """Why there are no final scores."""
+        return {
+            "finished": "There were no test rows to score on.",
+            "running": "There are no final scores yet: the run is under way.",
+            "stopped": f"There are no final scores yet: `fedsdr resume {self.path}` goes on.",
+            "failed": "There are no scores: the run failed.",
+            "purged": "There will be no final scores: the run was purged before its end.",
+        }[self.state]
 
     @property
     def clients(self) -> list[str]:

@@ -3,10 +3,19 @@ may read them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from fedsdr.report.damage import KINDS, ClientDamage, Damage, by_client, damage_of, totals
-from fedsdr.report.packing import MOST_PACKED, MOST_UNPACKED, SEED, Packed, pack
+from fedsdr.report.damage import (
+    KINDS,
+    TOLD_BY_CHECKS,
+    ClientDamage,
+    Damage,
+    by_client,
+    damage_of,
+    totals,
+)
+from fedsdr.report.numbers import counted, share
+from fedsdr.report.packing import SEED, Packed, pack
 from fedsdr.report.record import RunRecord
 from fedsdr.report.rewrite_rows import Rewrites, clients_with_rewrites, read_rewrites
 from fedsdr.report.safe_text import short
@@ -16,10 +25,8 @@ from fedsdr.report.texts import IncludeTexts, how_to_show, readable
 ID, TITLE = "rewrites", "What rewriting did to the answers"
 
 
-def rewrites_section(
-    record: RunRecord, include_texts: IncludeTexts = False, *, runs: int = 1
-) -> Section | Absent:
-    """Without texts, nothing under `clients/` is opened. `runs`: how many share the page's size."""
+def rewrites_section(record: RunRecord, include_texts: IncludeTexts = False) -> Section | Absent:
+    """Without texts, nothing under `clients/` is opened."""
     private = clients_with_rewrites(record.path)
     clients = readable(record, include_texts, private)
     read = read_rewrites(record.path, clients, record.audit)
@@ -31,10 +38,10 @@ def rewrites_section(
     ]
     if not measured:
         return Absent(ID, TITLE, _why_absent(record, bool(private)))
-    packed = (
-        pack(read.entries, MOST_PACKED // runs, MOST_UNPACKED // runs) if read.entries else None
-    )
+    packed = pack(read.entries) if read.entries else None
     total, rows = totals("all clients", measured), by_client(measured)
+    checked, missing = _checked(record), [kind for kind in KINDS if not total.written.get(kind)]
+    sought = [kind for kind in missing if checked or kind not in TOLD_BY_CHECKS]
     return Section(
         id=ID,
         title=TITLE,
@@ -43,14 +50,15 @@ def rewrites_section(
             "total": total,
             "clients": rows,
             "kinds": [(kind, words) for kind, words in KINDS.items() if total.written.get(kind)],
-            "unseen": [words for kind, words in KINDS.items() if not total.written.get(kind)],
-            "sentences": _sentences(total, measured),
+            "unseen": [KINDS[kind] for kind in sought],
+            "unsought": [KINDS[kind] for kind in missing if kind not in sought],
+            "sentences": _sentences(total, measured, checked),
             "payload": packed.payload if packed else None,
             "sample": _sample_in_words(packed, read, len(rows) - len(clients)) if packed else "",
-            "share": _share,
+            "share": share,
             "command": how_to_show(record),
         },
-        script="rewrites.js",
+        scripts=("diff.js", "rewrites.js"),
         style="rewrites.css",
     )
 
@@ -67,30 +75,43 @@ def _why_absent(record: RunRecord, private: bool) -> str:
     return "Nothing was rewritten in this run: it trains on the answers as they are."
 
 
-def _sentences(total: ClientDamage, measured: Sequence[Damage]) -> list[str]:
+def _checked(record: RunRecord) -> bool:
+    """Whether the recipe lets a rewrite fall back for what it says."""
+    chosen = record.recipe.get("algorithm")
+    if not isinstance(chosen, Mapping):
+        return True
+    options = chosen.get("options")
+    own = options.get("selection") if isinstance(options, Mapping) else None
+    return (own or chosen.get("selection") or "none") != "none"
+
+
+def _sentences(total: ClientDamage, measured: Sequence[Damage], checked: bool) -> list[str]:
     count = total.rewrites
     found = [
-        f"{total.kept:,} of {_many(count, 'rewrite')} ({_share(total.kept, count)}) passed the "
-        f"checks and are trained on; {total.fell_back:,} fell back to the raw answer.",
+        f"{total.kept:,} of {counted(count, 'rewrite')} ({share(total.kept / count)}) passed the "
+        f"checks and are trained on; {total.fell_back:,} fell back to the raw answer."
+        if checked
+        else f"{total.kept:,} of {counted(count, 'rewrite')} are trained on, whatever they say: "
+        "this run checks nothing (selection: none).",
         f"The median rewrite is {total.ratio:.2f} times as long as its raw answer; "
         f"{total.written.get('too-long', 0):,} are over twice as long.",
     ]
     damaged = [row for row in measured if set(row.kinds) - {"too-long"}]
     found.append(
-        f"Other damage was found in {len(damaged):,} ({_share(len(damaged), count)}), of which "
+        f"Other damage was found in {len(damaged):,} ({share(len(damaged) / count)}), of which "
         f"{sum(row.kept for row in damaged):,} are trained on all the same."
     )
     if total.judged:
         found.append(
             f"By the exact verdict, {total.faithful:,} of {total.judged:,} "
-            f"({_share(total.faithful, total.judged)}) say what is true and nothing else."
+            f"({share(total.faithful / total.judged)}) say what is true and nothing else."
         )
     return found
 
 
 def _sample_in_words(packed: Packed, read: Rewrites, without_texts: int) -> str:
     if packed.shown == packed.total:
-        words = f"All {_many(packed.total, 'rewrite')} can be read below."
+        words = f"All {counted(packed.total, 'rewrite')} can be read below."
     else:
         words = (
             f"{packed.shown:,} of {packed.total:,} rewrites can be read below, so that the page "
@@ -98,22 +119,9 @@ def _sample_in_words(packed: Packed, read: Rewrites, without_texts: int) -> str:
             f"(seed {SEED}). The counts above are over all {packed.total:,}."
         )
     if packed.cut:
-        words += f" {_many(packed.cut, 'text')} too long for a page are cut, and say so."
+        words += f" {counted(packed.cut, 'text')} too long for a page are cut, and say so."
     if read.unreadable:
-        words += f" {_many(read.unreadable, 'line')} of the files could not be read."
+        words += f" {counted(read.unreadable, 'line')} of the files could not be read."
     if without_texts > 0:
-        words += f" Of {_many(without_texts, 'other client')} this page holds counts only."
+        words += f" Of {counted(without_texts, 'other client')} this page holds counts only."
     return words
-
-
-def _share(part: int, whole: int) -> str:
-    """99.8 % is not all, and 0.2 % is not none."""
-    if part in (0, whole):
-        return "100 %" if part else "0 %"
-    if part * 100 < whole:
-        return "<1 %"
-    return f"{min(round(100 * part / whole), 99)} %"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

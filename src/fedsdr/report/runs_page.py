@@ -68,7 +68,7 @@ def render_runs(library: Library, options: PageOptions) -> str:
         "states": [(state, WORDS.get(state, state)) for state in states],
     }
     sections = [
-        Section("tools", "Find and compare", "runs_tools.html.j2", data, "runs.js", "runs.css"),
+        Section("tools", "Find and compare", "runs_tools.html.j2", data, ("runs.js",), "runs.css"),
         Section("runs", "Runs", "runs.html.j2", data),
     ]
     title = f"Runs in {library.root.name}"

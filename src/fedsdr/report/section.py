@@ -13,7 +13,7 @@ from fedsdr.report.figures.svg import Figure, Table
 class Section:
     """A part of the page. Its template is rendered with `section` (this) and `data`.
 
-    `script` and `style` name further files of templates/, which the page takes in once. In the
+    `scripts` and `style` name further files of templates/, which the page takes in once. In the
     template `{{ value | json }}` writes a value for a `<script type="application/json">` block.
     """
 
@@ -21,7 +21,7 @@ class Section:
     title: str
     template: str  # a file in report/templates/
     data: Mapping[str, Any]
-    script: str | None = None
+    scripts: tuple[str, ...] = ()
     style: str | None = None
 
 

@@ -120,12 +120,13 @@ def load_artifact(path: Path) -> Artifact:
 def artifacts_in(folder: Path) -> set[str]:
     """Names of the artifacts in a folder, including one that was caught between its two renames."""
     try:
-        entries = os.listdir(folder)
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
     except FileNotFoundError:
         return set()
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error.strerror}") from error
-    return {_named(entry) for entry in entries if _is_old(entry) or not entry.startswith(".")}
+    return {_named(name) for name in names if _is_old(name) or not name.startswith(".")}
 
 
 def remove_artifact(path: Path) -> None:

@@ -30,19 +30,9 @@ from fedsdr.runs.artifact import (
     save_artifact,
 )
 from fedsdr.runs.files import JSON
-from fedsdr.runs.lock import run_lock
 from fedsdr.types import Tensors
 
-REWRITES = "rewrites.jsonl"  # a client's, beside its states
 ROUND = re.compile(r"round-(\d{5,})")
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """How much a purge removed."""
-
-    files: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,29 +208,6 @@ class RunDirectory:
             if round <= upto_round:
                 remove_artifact(self.root / "updates" / _folder(round))
 
-    def private_folders(self) -> list[str]:
-        """The clients' own: states and texts, waiting updates, and the adapters of every mix of
-        which each client has one (a folder of folders)."""
-        mixes = [mix for mix in sorted(self.root.glob("adapters/*")) if mix.is_dir()]
-        personal = [m.name for m in mixes if any(part.is_dir() for part in m.iterdir())]
-        theirs = [f"{room}/{name}" for room in ("adapters", "evaluation") for name in personal]
-        return ["clients", "updates", *theirs]
-
-    def purge(self, private: bool = True, rewrites: bool = True) -> Purged:
-        """Remove what is private; results stay, and a resume is refused from then on.
-
-        Takes the run's lock itself.
-        """
-        rewritten = ["rewrites", *self._own_rewrites()]
-        folders = self.private_folders() * private + rewritten * rewrites
-        chosen = ["private state"] * private + ["rewrites"] * rewrites
-        with run_lock(self.root):
-            # Marked first: a purge that is killed half-way must not be resumed from either.
-            self.amend({"purged": sorted({*self.facts().get("purged", []), *chosen})})
-            recover(self.root)
-            removed = [_remove(self.root / folder) for folder in folders]
-        return Purged(sum(count for count, _ in removed), sum(size for _, size in removed))
-
     def _save(
         self,
         at: str,
@@ -260,10 +227,6 @@ class RunDirectory:
                 f"{self.root / at} was written as {about.get('at')!r} of run {about.get('run')!r}"
             )
         return Artifact(stored.tensors, stored.meta["meta"], stored.digest), about["states"]
-
-    def _own_rewrites(self) -> list[str]:
-        kept = sorted(self.root.glob(f"clients/*/{REWRITES}"))
-        return [str(file.relative_to(self.root)) for file in kept]
 
     def _clients(self) -> list[str]:
         return _safe(artifacts_in(self.root / "clients"))
@@ -301,12 +264,3 @@ def _newest(rounds: Iterable[int], before: int) -> int | None:
 
 def _safe(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if files.SAFE_NAME.fullmatch(name))
-
-
-def _remove(path: Path) -> tuple[int, int]:
-    try:
-        removed = files.measure(path)
-        files.remove(path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be removed: {error.strerror}; purge again") from error
-    return removed

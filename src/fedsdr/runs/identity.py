@@ -24,6 +24,7 @@ from fedsdr.runs.files import (
 from fedsdr.runs.lock import LOCK
 
 RUN, RECIPE = "run.json", "recipe.yaml"
+WITH_TEXTS = "report-with-texts"  # how the names of reports begin that hold private texts
 
 
 def claim(path: Path, recipe_text: str, facts: Mapping[str, JSON]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdr.distill.audit import AuditRow, audit_row, summarise, write_audit
+from fedsdr.distill.audit import AuditRow, audit_row, in_a_line, summarise, write_audit
 from fedsdr.distill.prompts import TEMPLATES
 from fedsdr.distill.selection import Draft, parse_selection, select
 from fedsdr.types import Example
@@ -111,3 +111,19 @@ def test_without_selection_what_is_trained_is_what_was_written() -> None:
 def test_a_summary_of_nothing_is_a_bug() -> None:
     with pytest.raises(ValueError, match="no audit rows"):
         summarise([])
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "said"),
+    [
+        (3, 0, "rewriting: 3 of 3 rewrites kept"),
+        (2, 2, "rewriting: 2 of 4 rewrites kept; 2 fell back to the original answer (most: "),
+        (1, 2, "warning: only 1 of 3 rewrites kept; 2 fell back to the original answer (most: "),
+        (0, 1000, "warning: only 0 of 1,000 rewrites kept; 1,000 fell back to the original"),
+    ],
+)
+def test_in_a_line_it_warns_of_rewrites_that_were_not_kept(kept: int, lost: int, said: str) -> None:
+    rows = [row("c", "none", FAITHFUL)] * kept + [row("c", "facts", UNFAITHFUL)] * lost
+    line = in_a_line(summarise(rows).overall)
+    assert line.startswith(said)
+    assert not lost or line.endswith(f"(most: invented-name, {lost:,})")

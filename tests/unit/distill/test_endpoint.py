@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fedsdr.assembly import Watch
 from fedsdr.data.render import render_prompt
 from fedsdr.distill import endpoint as endpoint_module
 from fedsdr.distill import remote as module
@@ -26,11 +27,12 @@ from fedsdr.distill.reply import LONGEST_WORDS, server_words
 from fedsdr.distill.rewrite import Rewriting, remote_engine, rewrite, rewrite_by
 from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import EndpointError, FedsdrError, RecipeError
+from fedsdr.experiment import train
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
 from fedsdr.types import Example, Message
 from rewriting_server import Reply, Script, Server, prompt_of, reference_of, serving
-from toy import SPECS
+from toy import SPECS, clients, recipe
 
 SECRET = "Ada Lovelace takes forty milligrams"
 ROWS = tuple(Example(f"x-{i}", f"What of patient {i}?", f"{SECRET}, bed {i}") for i in range(12))
@@ -249,7 +251,13 @@ def test_an_answer_of_another_model_is_told(tmp_path: Path) -> None:
         choice = {"message": {"content": "She."}, "finish_reason": "stop"}
         return Reply(body=json.dumps({"model": model, "choices": [choice]}).encode())
 
-    for model, notes in (("seven-b", 0), ("eight-b", 1), (7, 0), ("Ada\nLovelace", 0)):
+    for model, notes in (
+        ("seven-b", 0),
+        ("eight-b", 1),
+        (7, 0),
+        ("Ada\nLovelace", 0),
+        ("adaLovelaceTakes", 0),
+    ):
         told: list[str] = []
         with serving(lambda n, ref, model=model: answer(model)) as server:
             engine = remote_engine(how(server), None, told.append)
@@ -257,6 +265,27 @@ def test_an_answer_of_another_model_is_told(tmp_path: Path) -> None:
             rewrite_by(engine, "c0", ROWS, parse_selection("none"), how(server), drafts)
         assert len(told) == notes
         assert all("answers as model 'eight-b', not as 'seven-b'" in note for note in told)
+
+
+def test_a_run_tells_it_once_however_many_clients_ask(
+    tiny_folder: Path, base64: BaseModel, tmp_path: Path
+) -> None:
+    choice = {"message": {"content": "She."}, "finish_reason": "stop"}
+    body = json.dumps({"model": "eight-b", "choices": [choice]}).encode()
+    told: list[str] = []
+    with serving(lambda n, ref: Reply(body=body)) as server:
+        chosen = recipe(
+            tiny_folder,
+            algorithm={"name": "fedsdr", "options": {"selection": "none"}},
+            training={"rounds": 1},
+            rewriting={"engine": {"url": server.url, "model": "seven-b"}},
+            evaluation={"answers": 0},
+        )
+        here = list(clients((2, 3)).values())
+        train(chosen, tmp_path / "run", Watch(note=told.append), base=base64, clients=here)
+    assert [note for note in told if "answers as model" in note] == [
+        "the endpoint answers as model 'eight-b', not as 'seven-b'; is it the one that is meant?"
+    ]
 
 
 def test_retry_after_is_waited_for_by_all(tmp_path: Path) -> None:

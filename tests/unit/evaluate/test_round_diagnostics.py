@@ -22,6 +22,7 @@ from fedsdr.evaluate.diagnostics.aggregation import aggregation_error, norm
 from fedsdr.evaluate.diagnostics.rounds import Beside, ClientRound, compare
 from fedsdr.loop import LoopSettings, run_rounds
 from fedsdr.model.base import BaseModel
+from fedsdr.model.lora import BranchSpec, Layout, Piece
 from fedsdr.parts.lowrank import Pair
 from fedsdr.types import ServerState, Update
 from toy import SPECS, Toy, clients, toy
@@ -370,6 +371,18 @@ def test_of_many_clients_a_sample(
     for row in rows:
         assert row["clients"] == sorted(row["clients"])
         assert row["branches"]["R"].keys() == SENT_ONLY
+
+
+def test_the_larger_the_model_the_fewer_are_compared() -> None:
+    """In 7B models of 224 layers, 4096 wide."""
+
+    def layout(rank: int) -> Layout:
+        size = 224 * rank * 2 * 4096
+        return Layout(BranchSpec(rank), (Piece("x.A", 0, (rank, size // rank)),))
+
+    assert [observer.most_compared([layout(rank)]) for rank in (4, 8, 16, 64)] == [64, 32, 16, 8]
+    assert observer.most_compared([layout(16)] * 2) == 11
+    assert observer.most_compared([]) == 64
 
 
 def test_nothing_but_figures_is_written(base64: BaseModel, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from fedsdr.keepsakes.profile import histogram
 from fedsdr.keepsakes.rewrites import verdict
 from fedsdr.model.base import BaseModel
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.purge import purge
 from fedsdr.types import ClientData, Example
 from toy import clients, recipe
 
@@ -60,8 +61,12 @@ def test_of_one_length_and_of_none() -> None:
 
 
 def test_rows_labels_and_lengths(tiny_folder: Path, base64: BaseModel, tmp_path: Path) -> None:
-    """70 labels beside a frequent one: 64 are named, and none is longer than 80 characters."""
-    many = tuple(replace(CLIENTS[0].train[0], id=f"m{i}", domain=f"d{i:02}") for i in range(70))
+    """70 labels beside a frequent one: 64 are named, and none is longer than 80 characters; one
+    that marks fewer than five rows may be a person's, and is not."""
+    one = CLIENTS[0].train[0]
+    many = tuple(
+        replace(one, id=f"m{i}", domain=f"d{i % 70:02}", origin=f"MRN {i % 87}") for i in range(350)
+    )
     often = tuple(replace(e, domain="w" * 100, origin="web") for e in CLIENTS[1].train)
     data = (replace(CLIENTS[0], train=many), replace(CLIENTS[1], train=often), CLIENTS[2])
     experiment.train(
@@ -70,7 +75,8 @@ def test_rows_labels_and_lengths(tiny_folder: Path, base64: BaseModel, tmp_path:
     found = profiled(tmp_path / "run")
     assert found["c1"]["domains"] == {"w" * 80: 7}
     assert found["c1"]["origins"] == {"web": 7}
-    assert found["c0"]["domains"] == {f"d{i:02}": 1 for i in range(63)} | {"other": 7}
+    assert found["c0"]["domains"] == {f"d{i:02}": 5 for i in range(63)} | {"other": 35}
+    assert found["c0"]["origins"] == {f"MRN {i}": 5 for i in (0, 1)} | {"other": 340}
     assert found["c2"]["domains"] == {}
     assert found["c1"]["rows"] == {"train": 7, "validation": 2, "test": 2}
     own = [render(base64, e, 256) for e in CLIENTS[2].train]
@@ -236,10 +242,10 @@ def test_purge_takes_the_texts(tiny_folder: Path, base64: BaseModel, tmp_path: P
     one = chosen(tiny_folder, {"name": "fedsd"})
     experiment.train(one, root, base=base64, clients=CLIENTS)
     run = RunDirectory.open(root)
-    run.purge(private=False)
+    purge(run, private=False)
     assert not list(root.glob("clients/*/rewrites.jsonl"))
     assert len(list(root.glob("clients/*/answers.jsonl"))) == 3
-    run.purge()
+    purge(run)
     assert not (root / "clients").exists()
     assert (root / "profile.json").is_file()
 

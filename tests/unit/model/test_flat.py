@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from fedsdr.model import blocks
 from fedsdr.model.flat import ARCHITECTURES, flat_pass, runs_flat
 from fedsdr.model.head import find_head
 
@@ -59,8 +60,12 @@ def model(name: str, **more: Any) -> PreTrainedModel:
     return net
 
 
+@pytest.mark.parametrize("worth", [blocks.WORTH, 0], ids=["one block", "blocks by length"])
 @pytest.mark.parametrize("case", VARIANTS)
-def test_packed_rows_equal_each_row_alone(case: str):
+def test_packed_rows_equal_each_row_alone(
+    case: str, worth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "WORTH", worth)
     name, more = VARIANTS[case]
     net = model(name, **more)
     assert runs_flat(net)

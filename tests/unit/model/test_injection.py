@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsdr.model import flat
+from fedsdr.model.blocks import make_blocks
 from fedsdr.model.flat import Rows
 from fedsdr.model.injection import Disturbance, Injected
 from fedsdr.model.lora import BranchSpec, StackedLora

@@ -85,6 +85,18 @@ def test_where_nothing_is_left_it_says_why() -> None:
         choose_layers("all-linear", SHARED, "deepseek_v3")
 
 
+def test_layers_that_peft_looks_for_elsewhere_are_left_out(tmp_path: Path) -> None:
+    base = load_base(family_folder(tmp_path / "model", "laguna"))
+    lora = StackedLora(base, "all-linear", {"R": BranchSpec(2, 4.0)})
+    assert {name.split(".")[-1] for name in lora.layers} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "g_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    assert not any("shared" in name for name in lora.layers)
+    (note,) = lora.notes
+    assert "leaves out 3 layers" in note
+    assert "PEFT 0.21 looks for them under other names" in note
+
+
 @pytest.mark.parametrize(
     ("name", "left"),
     [("jamba", ["model.layers.0.mamba.dt_proj"]), ("llama4", ["router", "router"]), ("llama", [])],

@@ -56,9 +56,9 @@ def test_same_words() -> None:
 
 @pytest.fixture(scope="module")
 def script(browser: Any) -> Callable[[str, object], Any]:
-    """Calls an expression over `rewriteDiff`, as templates/rewrites.js defines it."""
+    """Calls an expression over `rewriteDiff`, as templates/diff.js defines it."""
     page = browser.new_page()
-    page.add_script_tag(content=(TEMPLATES / "rewrites.js").read_text(encoding="utf-8"))
+    page.add_script_tag(content=(TEMPLATES / "diff.js").read_text(encoding="utf-8"))
     return lambda expression, given: page.evaluate(f"(given) => {expression}", given)
 
 

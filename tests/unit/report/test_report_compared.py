@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fedsdr.evaluate.verdicts import Contrast
-from fedsdr.report.compared import differing, flat, grouped
+from fedsdr.evaluate.comparison import Comparison
+from fedsdr.evaluate.statistics import Summary
+from fedsdr.evaluate.verdicts import Contrast, Finding
+from fedsdr.report.compared import Group, differing, flat, grouped
 from fedsdr.report.read import read_records
 from fedsdr.report.record import RunRecord
 from fedsdr.report.sections.absences import parse_reason
@@ -15,6 +18,7 @@ from fedsdr.report.sections.cost import phases, planned_bytes
 from fedsdr.report.sections.courses import worst_tenth
 from fedsdr.report.sections.material import Material
 from fedsdr.report.sections.personal import gains
+from fedsdr.report.sections.scores import contrasts
 from fedsdr.report.words import verdict
 from made_runs import write_run
 
@@ -50,8 +54,8 @@ def test_the_verdict_on_several_runs(eight: list[RunRecord]) -> None:
     assert found.sentences == (
         "FedSD has the highest recall, 0.520 ± 0.003, before FedAvg with 0.420 ± 0.003; against "
         "FedAvg that is +0.1010 [+0.1001, +0.1019], which holds up.",
-        "Besides, it is better on hallucination (−0.1010); level on retention (0.00) and "
-        "redundancy (0.00) against FedAvg.",
+        "Besides, against FedAvg it is ahead on hallucination (−0.1010, holds up); level on "
+        "retention (0.00) and redundancy (0.00).",
         "Over 8 seeds, 2 of 4 contrasts hold up (paired t and sign-flip, Holm-adjusted).",
     )
 
@@ -74,11 +78,11 @@ def test_the_verdict_on_one_run(tmp_path: Path) -> None:
         "FedSDR, after 4 rounds: its global model (of round 4) reaches recall 0.52, retention 0.90 "
         "and hallucination 0.48; its personal model (of round 4) reaches recall 0.71, retention "
         "0.90 and hallucination 0.29.",
-        "On recall, a client's own branch helps 4 of 4 clients, by +0.20 on average, from +0.20 "
-        "(c0) to +0.20 (c3).",
-        "4 MB went up and 4 MB down: 100 % of the 8 MB that the recipe's rounds allow "
-        "for; in the last round 25 % of the pairs of clients pulled R apart; with one seed nobody "
-        "knows yet whether this holds up.",
+        "On recall, the personal model is ahead of the global one for 4 of 4 clients: by +0.20 on "
+        "average, from +0.20 (c0) to +0.20 (c3).",
+        "4 MB went up and 4 MB down: 100 % of the 8 MB that all the recipe's rounds come to where "
+        "everyone answers; in the last round 25 % of the pairs of clients had R's cosine below 0; "
+        "with one seed nobody knows yet whether this holds up.",
     )
 
 
@@ -87,8 +91,8 @@ def test_a_run_that_is_not_finished_has_no_scores_yet(tmp_path: Path) -> None:
     found = verdict(Material([record]))
     assert found.state == "stopped"
     assert found.sentences[0] == (
-        "FedSDR is stopped before its end after 4 rounds, at a mean training loss of 0.500: there "
-        "are no final scores yet."
+        "FedSDR is stopped before its end after 4 rounds, at a mean training loss of 0.500. There "
+        f"are no final scores yet: `fedsdr resume {record.path}` goes on."
     )
 
 
@@ -120,6 +124,39 @@ def test_other_data_are_another_group(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("world-1", "world-x"))
     groups = grouped(read_records(runs))
     assert [group.setting for group in groups] == ["data 1 of 2", "data 2 of 2"]
+
+
+def test_runs_over_other_bases_are_no_pairs(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / method, method) for method in ("fedavg", "fedsd")]
+    own, other = read_records(runs)
+    groups = grouped([own, replace(other, facts={**other.facts, "base_digest": "c" * 64})])
+    assert [group.setting for group in groups] == ["base bbbbbbbbbbbb", "base cccccccccccc"]
+    assert not any(group.comparison and group.comparison.findings for group in groups)
+
+
+LEFT = ("fedsd", 2)
+
+
+def test_seeds_are_those_that_are_pairs(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / f"{method}-{seed}", method, seed, finished=(method, seed) != LEFT)
+        for seed in (1, 2)
+        for method in ("fedavg", "fedsd")
+    ]
+    found = verdict(Material(read_records(runs)))
+    assert found.state == "stopped"
+    assert found.sentences[-1].startswith("With 1 seed and ")
+    assert found.sentences[-1].endswith("1 run without final scores is not in it.")
+
+
+def test_an_interval_that_ends_at_zero_is_shown() -> None:
+    difference = Summary(2, -0.1, 0.02, (-0.2, 0.0))
+    contrast = Contrast.parse("fedsd:global > fedavg:global on recall")
+    finding = Finding(contrast, (1, 2), (), difference, 0.0496, 0.5, 0.0496, 0.5, 0.5, 1)
+    found = Comparison(("recall",), (), (finding,), ())
+    cells = contrasts(Group("", {}, found, ("recall",), ()), {"recall": 1}).rows[0]
+    assert [cell.main for cell in cells[3:]] == ["−0.10", "0.0496", "0.50", "too few seeds to tell"]
+    assert cells[3].sub == "[−0.20, 0.00]"
 
 
 def test_what_differs_between_recipes(tmp_path: Path) -> None:

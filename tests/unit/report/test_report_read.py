@@ -57,6 +57,23 @@ def test_under_way_or_stopped_is_told_by_the_process(tmp_path: Path) -> None:
         assert read_record(run).state == "stopped"
 
 
+def test_a_run_that_was_changed_does_not_pass_for_a_synthetic_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", synthetic=False)
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("file: rows.jsonl", "atlas: {preset: mild}"))
+    record = read_record(run)
+    assert record.recipe["data"] == {"atlas": {"preset": "mild"}}
+    assert not record.synthetic
+    assert "is not the recipe that this run was started with" in record.notes[0]
+
+
+def test_results_of_another_run_are_told(run: Path) -> None:
+    write_facts(run, {**read_facts(run), "results_sha256": "0" * 64})
+    assert read_record(run).notes == (
+        "results.json is not what this run wrote: do not rely on its scores.",
+    )
+
+
 def test_a_purged_run_says_so(run: Path) -> None:
     write_facts(run, {**read_facts(run), "purged": ["rewrites"]})
     assert read_record(run).state == "purged"

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedsdr.cli.app import app
+from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.purge import purge
 from made_runs import write_run
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -51,9 +53,13 @@ def test_figures_for_a_paper_stand_alone(tmp_path: Path) -> None:
 def test_private_texts_go_where_a_purge_finds_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", synthetic=False)
     assert verb(run, "--include-texts")[0] == 0
-    assert (run / "clients" / "report.html").is_file()
+    pages = [run / "report-with-texts.html", run / "report-with-texts-c1.html"]
+    assert pages[0].is_file()
     assert verb(run, "--include-texts", "--client", "c1")[0] == 0
-    assert (run / "clients" / "c1" / "report.html").is_file()
+    assert pages[1].is_file()
+    purge(RunDirectory(run))
+    assert not any(page.exists() for page in pages)
+    assert (run / "results.json").is_file()
 
 
 def test_several_runs_go_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def status(page: Any) -> str:
 
 
 def chosen(page: Any) -> str:
-    return str(page.inner_text(".rw-detail h4"))
+    return str(page.inner_text(".rw-detail h3"))
 
 
 def test_the_rewrite_chosen(opened: Open) -> None:
@@ -91,7 +91,7 @@ def test_the_rewrite_chosen(opened: Open) -> None:
     )
     raw, rewrite = page.query_selector_all(".rw-sides section")
     assert raw.query_selector(".rw-text").text_content() == "There are 1,800 in China today."
-    assert "trained on" in raw.query_selector("h5").inner_text()
+    assert "trained on" in raw.query_selector("h4").inner_text()
     assert [m.inner_text() for m in raw.query_selector_all("mark.rw-lost")] == ["1,800", "China"]
     assert [m.inner_text() for m in rewrite.query_selector_all("ins mark")] == ["2,000"]
     assert [d.text_content() for d in raw.query_selector_all("del")] == ["1,800", " in ", "China"]
@@ -186,6 +186,20 @@ def test_keys_belong_to_the_viewer(opened: Open) -> None:
     assert chosen(page) == "c1 a"
 
 
+def test_only_the_list_moves(opened: Open) -> None:
+    """Neither opening the page nor walking down the list takes the reader to another place."""
+    page = opened()
+    page.set_viewport_size({"width": 1280, "height": 300})
+    page.reload()
+    page.wait_for_selector(".rw-list li")
+    assert page.evaluate("scrollY") == 0
+    page.evaluate("document.querySelector('.rw-list').focus({ preventScroll: true })")
+    for _ in range(20):
+        page.keyboard.press("j")
+    assert page.evaluate("scrollY") == 0
+    assert page.evaluate("document.querySelector('.rw-list').scrollTop") > 0
+
+
 def test_links_to_one_rewrite(opened: Open) -> None:
     page = opened(anchor="#rewrites/c2/n77")
     assert chosen(page) == "c2 n77"
@@ -193,7 +207,7 @@ def test_links_to_one_rewrite(opened: Open) -> None:
     assert page.evaluate("location.hash") == "#rewrites/c2/n75"
     page.click(".rw-kind >> text=number lost")
     page.evaluate("location.hash = '#rewrites/c2/n3'")  # filtered out until it is asked for
-    page.wait_for_selector(".rw-detail h4 >> text=n3")
+    page.wait_for_selector(".rw-detail h3 >> text=n3")
     assert status(page) == "123 rewrites"
     page.evaluate("location.hash = '#rewrites/c2/nobody'")
     page.wait_for_selector("[data-status] >> text=not in this page’s sample")

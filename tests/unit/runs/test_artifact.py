@@ -389,3 +389,10 @@ def test_text_and_json_are_replaced_at_once(tmp_path: Path) -> None:
             write_text_atomic(path, "other")
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["notes.json"]
+
+
+def test_a_stray_file_is_no_artifact(tmp_path: Path) -> None:
+    save_artifact(tmp_path / "a", {}, {})
+    (tmp_path / "report.html").write_text("<p>")
+    (tmp_path / "b").symlink_to(tmp_path / "report.html")
+    assert artifacts_in(tmp_path) == {"a"}

@@ -18,6 +18,7 @@ import torch
 from fedsdr.errors import CorruptArtifact, RunError, RunLocked
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.lock import run_lock
+from fedsdr.runs.purge import purge
 
 FACTS = {"run": "r1", "seed": 7, "clients_per_stack": 8, "dtype": "float32"}
 RECIPE = "algorithm: fedsdr\n# größer\n"
@@ -446,18 +447,18 @@ def test_purge_removes_what_is_private_and_marks_the_run(run: RunDirectory) -> N
     (run.root / "rewrites" / "a.jsonl").write_text("12345")
     expected = [p for name in ("clients", "updates") for p in (run.root / name).rglob("*.*")]
     size = sum(path.stat().st_size for path in expected)
-    removed = run.purge(rewrites=False)
+    removed = purge(run, rewrites=False)
     assert (removed.files, removed.bytes) == (len(expected), size)
     assert not (run.root / "clients").exists()
     assert not (run.root / "updates").exists()
-    removed = run.purge()
+    removed = purge(run)
     assert (removed.files, removed.bytes) == (1, 5)
     assert run.checkpoints() == [1, 2]
     assert len(run.rows("rounds.jsonl")) == 2
     run = RunDirectory.open(run.root)
     with pytest.raises(RunError, match="private state and rewrites were removed by `fedsdr purge`"):
         run.load_latest_checkpoint()
-    assert run.purge().files == 0
+    assert purge(run).files == 0
 
 
 def test_purge_does_not_follow_links_out_of_the_run(run: RunDirectory, tmp_path: Path) -> None:
@@ -467,7 +468,7 @@ def test_purge_does_not_follow_links_out_of_the_run(run: RunDirectory, tmp_path:
     play(run, 1)
     (run.root / "clients" / "a" / "link").symlink_to(precious)
     (run.root / "rewrites").symlink_to(precious)
-    removed = run.purge()
+    removed = purge(run)
     assert removed.bytes < 10_000
     assert (precious / "thesis.tex").read_text() == "x" * 1000
     assert not (run.root / "rewrites").is_symlink()
@@ -478,7 +479,7 @@ def test_purge_waits_for_no_running_process_and_survives_its_own_death(
 ) -> None:
     play(run, 1)
     with run_lock(run.root), pytest.raises(RunLocked):
-        run.purge()
+        purge(run)
     assert run.load_latest_checkpoint()[0] == 1
 
     def fails(path: Path) -> None:
@@ -487,7 +488,7 @@ def test_purge_waits_for_no_running_process_and_survives_its_own_death(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", fails)
         with pytest.raises(RunError, match=r"clients cannot be removed: .*purge again"):
-            run.purge()
+            purge(run)
     with pytest.raises(RunError, match="cannot be resumed"):
         run.refuse_if_purged()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 Matrix = list[list[float | None]]
 DIGITS = 6
+COLUMNS = 1 << 20  # of vectors, that are in fp64 at once
 
 
 def rounded(value: float) -> float | None:
@@ -23,9 +24,16 @@ def as_matrix(values: Tensor) -> Matrix:
 
 def cosines(vectors: Tensor) -> Tensor:
     """[K, K] of the rows of [K, n]; NaN where a row is zero."""
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    unit = vectors / norms
-    return (unit @ unit.T).double().clamp(-1.0, 1.0)
+    inner = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
+    for part in vectors.split(COLUMNS, dim=1):
+        inner += part.double() @ part.double().T
+    return normalised(inner)
+
+
+def normalised(inner: Tensor) -> Tensor:
+    """Inner products as cosines: ⟨i, j⟩ / (‖i‖ ‖j‖)."""
+    norms = inner.diagonal().sqrt()
+    return (inner / norms / norms[:, None]).clamp(-1.0, 1.0)
 
 
 def off_diagonal(matrix: Sequence[Sequence[float | None]]) -> list[float]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsdr.evaluate.diagnostics.matrix import Matrix, as_matrix, rounded
+from fedsdr.evaluate.diagnostics.matrix import Matrix, as_matrix, normalised, rounded
 from fedsdr.parts.lowrank import Pair
 from fedsdr.tensors import nbytes
 from fedsdr.types import Tensors
@@ -146,12 +146,6 @@ def gram(pairs: Sequence[Pair]) -> Tensor:
     return owner.T @ ((b.T @ b) * (a @ a.T)) @ owner
 
 
-def cosines(inner: Tensor) -> Matrix:
-    """⟨g_i, g_j⟩ / (‖g_i‖ ‖g_j‖)."""
-    norms = inner.diagonal().sqrt()
-    return as_matrix((inner / norms / norms[:, None]).clamp(-1.0, 1.0))
-
-
 def conflict(cosine: Matrix) -> float | None:
     """The share of pairs of clients whose cosine is below zero, of those that have one."""
     upper = [c for i, row in enumerate(cosine) for c in row[i + 1 :] if c is not None]
@@ -177,7 +171,7 @@ def drift(inner: Tensor, weights: Sequence[float]) -> float | None:
 
 
 def _compared(ids: Sequence[str], inner: Tensor, weights: Sequence[float]) -> dict[str, Any]:
-    cosine, norms = cosines(inner), inner.diagonal().sqrt().tolist()
+    cosine, norms = as_matrix(normalised(inner)), inner.diagonal().sqrt().tolist()
     return {
         "cosine": cosine,
         "norms": {c: float(f"{norm:.6g}") for c, norm in zip(ids, norms, strict=True)},
@@ -191,7 +185,7 @@ def _beside(inner: Tensor) -> dict[str, float | None]:
     first, second = inner.diagonal().sqrt().tolist()
     return {
         "s_over_r": rounded(second / first) if first else None,
-        "cos_s_r": cosines(inner)[0][1],
+        "cos_s_r": rounded(float(normalised(inner)[0, 1])),
     }
 
 

@@ -86,7 +86,7 @@ def heatmap(
                     element(
                         "text", shown(value), x=x + cell / 2 - 0.5, y=y + height / 2 + 3.5,
                         text_anchor="middle", font_size=10,
-                        fill="#ffffff" if strong else "#1b2430",
+                        fill="#ffffff" if strong else "#000000",
                         class_="number strong" if strong else "number",
                     )
                 )  # fmt: skip

@@ -21,6 +21,7 @@ SERIES = (
 )
 DASHES = (None, "6 3", "2 3", "8 3 2 3")
 BINS = 20  # of a diverging map: 0 … 20, with 10 the neutral one
+WHITE_ON_BLUE, WHITE_ON_VERMILION = 8, 9  # from these steps on; black has less contrast there
 NEUTRAL, BLUE, VERMILION = (243, 244, 246), (0, 84, 147), (178, 72, 0)
 
 
@@ -31,22 +32,27 @@ def series(number: int) -> tuple[str, str, str | None]:
 
 
 def diverging(value: float | None, reach: float) -> tuple[str, str, bool]:
-    """Class and colour of a value between -reach and reach, and whether it is a strong one."""
+    """Class and colour of a value between -reach and reach, and whether words on it are white."""
     if value is None or not math.isfinite(value):
         return "none", "#ffffff", False
     share = max(-1.0, min(1.0, value / reach)) if reach > 0 else 0.0
     step = round(share * BINS / 2)
     end = BLUE if step > 0 else VERMILION
-    return f"d{step + BINS // 2}", _mixed(end, abs(step) / (BINS / 2)), abs(step) >= 6
+    return (
+        f"d{step + BINS // 2}",
+        _mixed(end, abs(step) / (BINS / 2)),
+        step >= WHITE_ON_BLUE or -step >= WHITE_ON_VERMILION,
+    )
 
 
 def sequential(value: float | None, low: float, high: float) -> tuple[str, str, bool]:
-    """Class and colour of a value between low (neutral) and high (blue)."""
+    """Class and colour of a value between low (neutral) and high (blue), and whether words on it
+    are white."""
     if value is None or not math.isfinite(value):
         return "none", "#ffffff", False
     share = max(0.0, min(1.0, (value - low) / (high - low))) if high > low else 0.0
     step = round(share * BINS / 2)
-    return f"q{step}", _mixed(BLUE, step / (BINS / 2)), step >= 6
+    return f"q{step}", _mixed(BLUE, step / (BINS / 2)), step >= WHITE_ON_BLUE
 
 
 def _mixed(end: tuple[int, int, int], share: float) -> str:

@@ -27,12 +27,19 @@ class Point:
 
 
 def scatter(
-    name: str, title: str, reading: str, points: Sequence[Point], x_label: str, y_label: str
+    name: str,
+    title: str,
+    reading: str,
+    points: Sequence[Point],
+    x_label: str,
+    y_label: str,
+    among: Sequence[Point] = (),
 ) -> Figure:
+    """`among`: the points of another figure that is to be read beside this one."""
     kinds = list(dict.fromkeys(point.kind for point in points))
     every = -(-len(points) // MOST) or 1
-    x_marks = axis.ticks(*axis.extent(p.x for p in points))
-    y_marks = axis.ticks(*axis.extent(p.y for p in points))
+    x_marks = axis.ticks(*axis.extent(p.x for p in (*points, *among)))
+    y_marks = axis.ticks(*axis.extent(p.y for p in (*points, *among)))
     keys, high = legend(
         [Swatch(kind, *series(n)[:2], shape="dot") for n, kind in enumerate(kinds)], 4, 20
     )

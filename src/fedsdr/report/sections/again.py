@@ -91,11 +91,13 @@ def notes(material: Material) -> Section | Absent:
         for record in material.records
         for note in record.notes
     ]
-    unfinished = [r for r in material.records if r.state != "finished"]
-    for record in unfinished:
-        said.append(
-            f"{record.name} is {STATES[record.state]}; the page shows what there is so far."
-        )
+    for record in material.records:
+        if record.state == "purged":
+            said.append(f"{record.name} was purged: its clients' private files are gone.")
+        elif record.state != "finished":
+            said.append(
+                f"{record.name} is {STATES[record.state]}; the page shows what there is so far."
+            )
     if material.single is None and material.summarised:
         said.append(material.summarised)
     said.append(f"Made with fedsdr {__version__}.")

@@ -165,8 +165,8 @@ def _measures(label: str, record: RunRecord) -> Panel | None:
     said = list[str]()
     if points := _over_rounds(record, "R", "conflict"):
         said.append(
-            f"In the last round {share(points[-1][1])} of the pairs of clients pull R in opposite "
-            f"directions; in the first it was {share(points[0][1])}."
+            f"In the last round R's cosine is below 0 for {share(points[-1][1])} of the pairs of "
+            f"clients; in the first it was for {share(points[0][1])}."
         )
     return Panel(label, tuple(said), tuple(figures))
 

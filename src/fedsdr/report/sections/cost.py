@@ -9,7 +9,7 @@ from statistics import fmean
 from fedsdr.report.figures.bars import Series, columns, lying
 from fedsdr.report.figures.curves import Line, curves
 from fedsdr.report.figures.svg import Figure, Table
-from fedsdr.report.glance import number, scores_of
+from fedsdr.report.glance import number, scores_of, total
 from fedsdr.report.measures import axis_label, in_words, measures_of
 from fedsdr.report.numbers import data_size, duration, plain, share
 from fedsdr.report.record import RunRecord
@@ -31,14 +31,17 @@ def cost(material: Material) -> Section | Absent:
 
 
 def traffic_in_words(record: RunRecord) -> str:
-    """Moved so far, against what the plan comes to when everyone who is asked answers."""
-    up, down = (_total(record, key) for key in ("bytes_up", "bytes_down"))
+    """Moved so far, against what all rounds come to when everyone who is asked answers."""
+    up, down = (total(record, key) for key in ("bytes_up", "bytes_down"))
     moved = f"{data_size(up)} went up and {data_size(down)} down"
     budget = planned_bytes(record)
     if budget is None or not budget:
         return f"{moved}."
     part = share((up + down) / budget)
-    return f"{moved}: {part} of the {data_size(budget)} that the recipe's rounds allow for."
+    return (
+        f"{moved}: {part} of the {data_size(budget)} that all the recipe's rounds come to where "
+        "everyone answers."
+    )
 
 
 def planned_bytes(record: RunRecord) -> float | None:
@@ -65,7 +68,7 @@ def _table_of_all(material: Material) -> Panel:
                 continue
             seconds = [s for r in done if (s := sum(phases(r).values()))]
             means = [
-                fmean(_total(r, key) for r in done)
+                fmean(total(r, key) for r in done)
                 for key in ("steps", "tokens", "bytes_up", "bytes_down")
             ]
             rows.append(
@@ -197,9 +200,3 @@ def _time_by_round(name: str, record: RunRecord) -> Figure | None:
         "round",
         stacked=True,
     )
-
-
-def _total(record: RunRecord, key: str) -> float:
-    if record.rounds:
-        return sum(number(row.get(key)) or 0.0 for row in record.rounds)
-    return number((record.results or {}).get(key)) or 0.0

@@ -107,6 +107,8 @@ def _methods(
     more = len(lines) - len(coloured)
     cut = f" The {METHODS} best at the end are coloured, {more} others grey." if more > 0 else ""
     several = any(len(v) > 1 for _, of in lines for v in of.values())
+    if any(len({len(values) for values in of.values()}) > 1 for _, of in lines):
+        cut += " Where a run has not come as far, the mean is over fewer seeds."
     band = (
         " The band is ± one standard deviation over seeds."
         if several and len(lines) <= BANDS

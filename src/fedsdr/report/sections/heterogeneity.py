@@ -53,6 +53,8 @@ MEASURES: Mapping[str, tuple[str, str, str, float, float, bool, bool]] = {
     ),
 }  # fmt: skip
 
+LIKENESS = {"loss_transfer": ("helps others more", "helps others less")}
+
 
 def heterogeneity(material: Material) -> Section | Absent:
     panels = list(material.panels(_panel))
@@ -83,9 +85,9 @@ def _panel(label: str, record: RunRecord) -> Panel | None:
             there = dict(list(there.items())[:1])
         for view, found in there.items():
             figures.append(_matrix(record.name, key, view, clients, found, list(there.values())))
-    for view, of in views.items():
-        if pca := (of or {}).get("pca"):
-            figures.append(_map(record.name, view, pca))
+    maps = {view: of["pca"] for view, of in views.items() if (of or {}).get("pca")}
+    everything = [point for pca in maps.values() for point in _points(pca)]
+    figures += [_map(record.name, view, pca, everything) for view, pca in maps.items()]
     tables.insert(0, ("Mean over pairs of clients", _summary(views)))
     return Panel(label, tuple(_sentences(views)), tuple(figures), tuple(tables))
 
@@ -113,18 +115,22 @@ def _matrix(
     )
 
 
-def _map(run: str, view: str, pca: Any) -> Figure:
+def _points(pca: Any) -> list[Point]:
     points = [Point(str(p["client"]), float(p["x"]), float(p["y"])) for p in pca["points"]]
-    points.sort(key=lambda point: natural(point.kind))
+    return sorted(points, key=lambda point: natural(point.kind))
+
+
+def _map(run: str, view: str, pca: Any, everything: Sequence[Point]) -> Figure:
     first, second = (share(number(v)) for v in (*(pca.get("explained") or ()), None, None)[:2])
     return scatter(
         f"heterogeneity-{run}-map-{view}",
         f"Map of the rows, {view}",
         "Each point is a row as the base model sees it; clients apart are clouds apart. Raw and "
         "rewritten stand on the same axes.",
-        points,
+        _points(pca),
         f"first component ({first} of the variance)",
         f"second component ({second})",
+        everything,
     )
 
 
@@ -146,13 +152,9 @@ def _sentences(views: Mapping[str, Any]) -> list[str]:
         if before is None or after is None or key == "js_divergence_prompts":
             continue
         gap = after - before
-        word = (
-            "the same"
-            if abs(gap) < 0.005
-            else "more alike"
-            if (gap < 0) == less_is_alike
-            else "less alike"
-        )
+        more, less = LIKENESS.get(key, ("more alike", "less alike"))
+        better = (gap < 0) == less_is_alike
+        word = "about the same" if abs(gap) < 0.005 else more if better else less
         said.append(f"{title}: {fixed(before, 3)} raw, {fixed(after, 3)} rewritten: {word}.")
     return said
 

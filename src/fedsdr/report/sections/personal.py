@@ -1,4 +1,4 @@
-"""What a client's own branch gains it: the global model R against R + S, client by client."""
+"""What a model of its own gains a client: the global model against the personal one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ RATIOS = {
 def personal(material: Material) -> Section | Absent:
     panels = material.panels(_panel)
     if panels:
-        lead = "The global model (R) against each client's own (R + S), on that client's test rows."
+        lead = (
+            "The global model against each client's own, on that client's test rows, each as of "
+            "the round that it is deployed from."
+        )
         return paneled("personal", TITLE, f"{lead} {material.summarised}".strip(), panels)
     if not material.detailed:
         return Absent("personal", TITLE, material.summarised)
@@ -108,7 +111,7 @@ def _dumbbell(run: str, measure: str, found: Mapping[str, tuple[float, float]]) 
         f"{words.capitalize()}: global against personal",
         "Each row is a client, the line runs from its global to its personal model; who gains "
         f"most stands at the top.{cut}",
-        ("global, R", "personal, R + S"),
+        ("global", "personal"),
         [Entry(client, tuple(Dot(v) for v in found[client])) for client in order[:CLIENTS]],
         axis_label(measure),
         joined=True,

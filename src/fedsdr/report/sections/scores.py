@@ -86,12 +86,12 @@ def _block(place: int, group: Group) -> Block:
         table,
         tuple(figures),
         tuple(told),
-        _contrasts(group, digits) if findings else None,
+        contrasts(group, digits) if findings else None,
         group.notes,
     )
 
 
-def _contrasts(group: Group, digits: Mapping[str, int]) -> ScoreTable:
+def contrasts(group: Group, digits: Mapping[str, int]) -> ScoreTable:
     findings = group.comparison.findings if group.comparison else ()
     rows = list[tuple[Cell, ...]]()
     for finding in findings:
@@ -99,8 +99,8 @@ def _contrasts(group: Group, digits: Mapping[str, int]) -> ScoreTable:
         places = digits.get(contrast.measure, 3)
         if difference is not None and difference.sd:
             places = max(places, decimals(difference.sd))
-        low, high = (difference.interval if difference else None) or (None, None)
-        span = f"[{fixed(low, places, True)}, {fixed(high, places, True)}]" if high else ""
+        ends = (difference.interval if difference else None) or ()
+        span = f"[{', '.join(fixed(end, places, True) for end in ends)}]" if ends else ""
         mean = difference.mean if difference else None
         rows.append(
             (
@@ -110,7 +110,7 @@ def _contrasts(group: Group, digits: Mapping[str, int]) -> ScoreTable:
                 Cell(fixed(mean, places, True), span, mean),
                 Cell(_p(finding.paired_t_holm), value=finding.paired_t_holm),
                 Cell(_p(finding.sign_flip_holm), value=finding.sign_flip_holm),
-                Cell(_inin_words(finding)),
+                Cell(_told(finding)),
             )
         )
     caption = (
@@ -126,8 +126,10 @@ def _figure(place: int, group: Group, measure: str, places: int) -> Figure:
     assert group.comparison is not None
     rows = [r for r in group.comparison.rows if measure in r.summaries and not _apart(r)]
     rows.sort(key=lambda row: -row.summaries[measure].mean)
-    if higher_is_better(measure) is False:
+    better = higher_is_better(measure)
+    if better is False:
         rows.reverse()
+    first = "highest" if better is None else "best"
     entries = [
         Entry(
             group.side(f"{row.method}:{row.mix}"),
@@ -141,7 +143,7 @@ def _figure(place: int, group: Group, measure: str, places: int) -> Figure:
     return intervals(
         f"scores-{place}-{measure}",
         f"{in_words(measure).capitalize()}, by model",
-        f"Each dot is a model's mean over seeds, best at the top. {bar}{cut}",
+        f"Each dot is a model's mean over seeds, the {first} at the top. {bar}{cut}",
         (measure,),
         entries,
         axis_label(measure),
@@ -175,7 +177,7 @@ def _best(measure: str, values: Sequence[float]) -> float | None:
     return max(values) if better else min(values)
 
 
-def _inin_words(finding: Finding) -> str:
+def _told(finding: Finding) -> str:
     if finding.difference is None:
         return "no seed in common"
     if abs(finding.difference.mean) < 1e-12:
@@ -190,4 +192,5 @@ def _inin_words(finding: Finding) -> str:
 def _p(p: float | None) -> str:
     if p is None or not math.isfinite(p):
         return NONE
-    return "< .0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    # Two figures would write .0496 as .05, which does not hold up.
+    return "< .0001" if p < 1e-4 else f"{p:.3g}" if p < 0.1 else f"{p:.2f}"

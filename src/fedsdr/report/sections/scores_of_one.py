@@ -29,12 +29,7 @@ FIGURES, CLIENTS = 4, 40
 def scores_of_run(record: RunRecord) -> Section | Absent:
     found = all_scores(record)
     if not found:
-        if record.state == "finished":
-            return Absent("scores", TITLE, "There were no test rows to score on.")
-        how = f"`fedsdr resume {record.path}` goes on with it."
-        return Absent(
-            "scores", TITLE, f"The run has no final scores yet: it is not finished; {how}"
-        )
+        return Absent("scores", TITLE, record.unscored)
     shown = measures_of([found])
     rows = list[tuple[Cell, ...]]()
     for mix, scores in found.items():
@@ -71,7 +66,7 @@ def scores_of_run(record: RunRecord) -> Section | Absent:
         "several seeds and give all their directories to `fedsdr report`.",
     )
     block = Block("", table, tuple(figures[:FIGURES]), sentences, None, ())
-    lead = "Each deployed model at the round that validation chose, on every client's test rows."
+    lead = "Each deployed model, as of the round that it is deployed from, on clients' test rows."
     return Section("scores", TITLE, "scores.html.j2", {"lead": lead, "blocks": [block]})
 
 

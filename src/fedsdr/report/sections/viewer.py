@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from fedsdr.report.answers import answers_section
 from fedsdr.report.record import RunRecord
 from fedsdr.report.rewrites import rewrites_section
 from fedsdr.report.section import Absent, Section
 from fedsdr.report.sections.material import Material
+from fedsdr.report.texts import IncludeTexts
+
+Build = Callable[[RunRecord, IncludeTexts], Section | Absent]
 
 
 def rewrites(material: Material) -> Section | Absent:
-    """Of several runs, the last one that rewrote: methods come from plain to boosted."""
-    found = [rewrites_section(record, material.include_texts) for record in _few(material)]
-    return _chosen(material, found, "rewrites", "What rewriting did to the answers")
+    return _of_last(material, rewrites_section, "rewrites", "What rewriting did to the answers")
 
 
 def answers(material: Material) -> Section | Absent:
-    found = [answers_section(record, material.include_texts) for record in _few(material)]
-    return _chosen(material, found, "answers", "Answers side by side")
+    return _of_last(material, answers_section, "answers", "Answers side by side")
 
 
-def _few(material: Material) -> list[RunRecord]:
-    return [record for _, record in material.detailed if record.path.is_dir()]
-
-
-def _chosen(
-    material: Material, found: list[Section | Absent], id: str, title: str
-) -> Section | Absent:
-    shown = [section for section in found if isinstance(section, Section)]
-    if not shown:
-        return found[-1] if found else Absent(id, title, material.summarised)
-    return shown[-1]
+def _of_last(material: Material, build: Build, id: str, title: str) -> Section | Absent:
+    """Of several runs, the last that has something: methods come from plain to boosted."""
+    why = Absent(id, title, material.summarised)
+    for label, record in reversed(material.detailed):
+        if not record.path.is_dir():
+            continue
+        found = build(record, material.include_texts)
+        if isinstance(found, Section):
+            run = "" if material.single is not None else label
+            return replace(found, data={**found.data, "run": run})
+        why = found
+    return why

@@ -86,8 +86,9 @@
         cell.dataset.tip = `${names[row]} × ${names[column]}: ${words}`;
         if (!drawn.length) return;
         drawn[n].textContent = value === null ? "" : words.replace("0.", ".");
-        drawn[n].setAttribute("class", Math.abs(step) >= 6 ? "number strong" : "number");
-        drawn[n].setAttribute("fill", Math.abs(step) >= 6 ? "#ffffff" : "#1b2430");
+        const white = step >= 8 || step <= -9; // as palette.py has it
+        drawn[n].setAttribute("class", white ? "number strong" : "number");
+        drawn[n].setAttribute("fill", white ? "#ffffff" : "#000000");
       });
     }
     input.addEventListener("input", draw);
@@ -108,7 +109,8 @@
       title.textContent = titled;
       title.id = copy.dataset.titled;
       copy.prepend(title);
-      copy.removeAttribute("aria-label");
+      copy.setAttribute("aria-labelledby", `${title.id} ${copy.getAttribute("aria-describedby")}`);
+      for (const name of ["aria-label", "aria-describedby", "data-titled"]) copy.removeAttribute(name);
     }
     for (const mark of copy.querySelectorAll("[data-tip]")) mark.removeAttribute("data-tip");
     const file = new Blob([`<?xml version="1.0" encoding="UTF-8"?>\n${new XMLSerializer().serializeToString(copy)}`], { type: "image/svg+xml" });
@@ -194,6 +196,8 @@
       if (!title) continue;
       svg.dataset.titled = title.id;
       svg.setAttribute("aria-label", title.textContent);
+      svg.setAttribute("aria-describedby", svg.querySelector("desc").id);
+      svg.removeAttribute("aria-labelledby");
       title.remove();
     }
   }

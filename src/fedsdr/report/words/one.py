@@ -8,7 +8,16 @@ from statistics import fmean
 from fedsdr.report.compared import all_scores
 from fedsdr.report.glance import glance, number, scores_of
 from fedsdr.report.measures import UNSEEN, higher_is_better, in_words, measures_of
-from fedsdr.report.numbers import counted, data_size, duration, fixed, listed, score, share
+from fedsdr.report.numbers import (
+    counted,
+    data_size,
+    decimals,
+    duration,
+    fixed,
+    listed,
+    score,
+    share,
+)
 from fedsdr.report.record import STATES, RunRecord
 from fedsdr.report.sections.cost import phases, planned_bytes, traffic_in_words
 from fedsdr.report.sections.personal import gains
@@ -32,12 +41,16 @@ def _facts(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
     seen = glance(record)
     done = seen.split == "test"
     facts = [
-        (f"{in_words(seen.measure)}, {mix}", score(value), "" if done else "on validation rows")
+        (
+            f"{in_words(seen.measure)}, {mix}",
+            score(value, seen.scores.values()),
+            "" if done else "on validation rows",
+        )
         for mix, value in seen.scores.items()
     ][:3]
     if moved := seen.bytes_up + seen.bytes_down:
         budget = planned_bytes(record)
-        hint = f"{share(moved / budget)} of the plan" if budget else ""
+        hint = f"{share(moved / budget)} of what all rounds come to" if budget else ""
         facts.append(("traffic", data_size(moved), hint))
     if spent := sum(phases(record).values()):
         facts.append(("wall time", duration(spent), ""))
@@ -52,14 +65,16 @@ def _what_came_out(record: RunRecord) -> str:
     if not found:
         loss = f", at a mean training loss of {fixed(seen.loss)}" if seen.loss is not None else ""
         rounds = counted(seen.round, "round")
-        return (
-            f"{name} is {STATES[record.state]} after {rounds}{loss}: there are no final scores yet."
-        )
+        return f"{name} is {STATES[record.state]} after {rounds}{loss}. {record.unscored}"
     measures = [m for m in measures_of([found]) if not m.endswith("_worst")]
     chosen = (record.results or {}).get("chosen_rounds") or {}
     parts = list[str]()
     for mix, scores in found.items():
-        shown = [f"{in_words(m)} {score(scores[m])}" for m in measures[:3] if m in scores]
+        shown = [
+            f"{in_words(m)} {score(scores[m], (of[m] for of in found.values() if m in of))}"
+            for m in measures[:3]
+            if m in scores
+        ]
         if mix.endswith(UNSEEN) or not shown:
             continue
         at = f" (of round {chosen[mix]})" if mix in chosen else ""
@@ -72,14 +87,17 @@ def _for_whom(record: RunRecord) -> str:
     better = higher_is_better(measure)
     if (own := gains(record, measure)) and better is not None:
         return _gain(measure, own, better)
-    clients = scores_of(next(iter(((record.results or {}).get("clients") or {}).values()), {}))
-    values = {c: s[measure] for c, s in clients.items() if measure in s}
+    mix, found = next(iter(((record.results or {}).get("clients") or {}).items()), ("", {}))
+    values = {c: s[measure] for c, s in scores_of(found).items() if measure in s}
     if len(values) > 1 and better is not None:
         ordered = sorted(values, key=lambda c: values[c] if better else -values[c])
         worst, best = ordered[0], ordered[-1]
+        low, high = (score(values[client], values.values()) for client in (worst, best))
+        if low == high:
+            return f"The {mix} model serves all clients alike: {in_words(measure)} is {high}."
         return (
-            f"Clients fare differently: {in_words(measure)} is {score(values[best])} for {best}, "
-            f"the best served, and {score(values[worst])} for {worst}, the worst."
+            f"The {mix} model serves clients unequally: {in_words(measure)} is {high} for {best}, "
+            f"the best served, and {low} for {worst}, the worst."
         )
     losses = (record.rounds[-1].get("losses") if record.rounds else None) or {}
     known = {c: v for c, loss in losses.items() if (v := number(loss)) is not None}
@@ -97,10 +115,14 @@ def _gain(measure: str, own: Mapping[str, tuple[float, float]], higher: bool) ->
     good = sum((step > 0) == higher for step in steps.values() if step)
     ordered = sorted(steps, key=lambda c: steps[c] if higher else -steps[c])
     least, most = ordered[0], ordered[-1]
+    places = max(2, decimals(max(map(abs, steps.values()))))
+    mean, low, high = (
+        fixed(value, places, True) for value in (fmean(steps.values()), steps[least], steps[most])
+    )
     return (
-        f"On {in_words(measure)}, a client's own branch helps {good} of "
-        f"{counted(len(steps), 'client')}, by {fixed(fmean(steps.values()), 2, True)} on average, "
-        f"from {fixed(steps[least], 2, True)} ({least}) to {fixed(steps[most], 2, True)} ({most})."
+        f"On {in_words(measure)}, the personal model is ahead of the global one for {good} of "
+        f"{counted(len(steps), 'client')}: by {mean} on average, from {low} ({least}) to {high} "
+        f"({most})."
     )
 
 
@@ -119,7 +141,7 @@ def _what_it_cost(record: RunRecord) -> str:
     ]
     if conflicts:
         apart = share(conflicts[-1])
-        said.append(f"in the last round {apart} of the pairs of clients pulled R apart")
+        said.append(f"in the last round {apart} of the pairs of clients had R's cosine below 0")
     said.append("with one seed nobody knows yet whether this holds up")
     sentence = "; ".join(said)
     return f"{sentence[:1].upper()}{sentence[1:]}."

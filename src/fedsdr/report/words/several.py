@@ -17,12 +17,14 @@ from fedsdr.report.numbers import (
     listed,
     score,
 )
-from fedsdr.report.record import RunRecord
+from fedsdr.report.record import RunRecord, State
 from fedsdr.report.sections.cost import phases
 from fedsdr.report.sections.material import Material
 from fedsdr.report.words.verdict import Verdict, spelt
 
 NAMED = 4  # methods in a title
+# Of the states of several runs, the first in this order is the page's.
+WEIGHTY: tuple[State, ...] = ("running", "failed", "stopped", "purged", "finished")
 
 
 def of_several(material: Material) -> Verdict:
@@ -32,14 +34,17 @@ def of_several(material: Material) -> Verdict:
     names = listed(labels) if len(labels) <= NAMED else f"{len(labels)} methods"
     over = f", seed {seeds[0]}" if len(seeds) == 1 else f" over {len(seeds)} seeds"
     done = sum(bool(all_scores(record)) for record in records)
+    states = {record.state for record in records}
     tags = [f"{done} of {counted(len(records), 'run')} scored"]
+    if going := sum(record.state == "running" for record in records):
+        tags.append(f"{going} under way")
     if len(groups) > 1:
         tags.append(counted(len(groups), "setting"))
     tags += ["synthetic data"] * all(record.synthetic for record in records)
     group = max(groups, key=lambda g: len(g.comparison.rows) if g.comparison else 0)
     return Verdict(
         f"{names}{over}",
-        "finished" if done == len(records) else "stopped",
+        "finished" if done == len(records) else next(s for s in WEIGHTY if s in states),
         tuple(tags),
         (_leader(group), _side_effects(group), _how_sure(group, len(records) - done)),
         (
@@ -55,6 +60,8 @@ def of_several(material: Material) -> Verdict:
 def _leader(group: Group) -> str:
     row, others = _best(group)
     if row is None:
+        if group.measures:
+            return "The runs cannot be compared: the section on scores says why."
         return "There are no scores to compare yet."
     measure = group.primary
     within = f" in {group.setting}" if group.setting else ""
@@ -83,20 +90,24 @@ def _leader(group: Group) -> str:
 def _side_effects(group: Group) -> str:
     row, _ = _best(group)
     if row is None:
-        return "Side effects are known once runs are scored."
-    parts: dict[str, list[str]] = {"better": [], "worse": [], "level": []}
+        return "Nothing is known of side effects."
+    parts: dict[str, list[str]] = {"ahead": [], "behind": [], "level": []}
     against = ""
     for measure in group.measures[1:]:
         finding, better = group.finding(row.method, row.mix, measure), higher_is_better(measure)
         if finding is None or finding.difference is None or better is None:
             continue
-        against, step = _right(group, finding), finding.difference.mean
+        rival, step = _right(group, finding), finding.difference.mean
+        if rival != (against := against or rival):
+            continue
         places = column_decimals((finding.difference.sd,), (step,))
-        word = "level" if not round(step, places) else "better" if (step > 0) == better else "worse"
-        parts[word].append(f"{in_words(measure)} ({fixed(step, places, True)})")
+        level = not round(step, places)
+        word = "level" if level else "ahead" if (step > 0) == better else "behind"
+        sure = ", holds up" if finding.holds_up else ""
+        parts[word].append(f"{in_words(measure)} ({fixed(step, places, True)}{sure})")
     if against:
         told = [f"{word} on {listed(of, 5)}" for word, of in parts.items() if of]
-        return f"Besides, it is {'; '.join(told)} against {against}."
+        return f"Besides, against {against} it is {'; '.join(told)}."
     for measure in group.measures:
         if measure.endswith(WORST) and measure in row.summaries:
             stem = in_words(measure.removesuffix(WORST))
@@ -106,7 +117,8 @@ def _side_effects(group: Group) -> str:
 
 def _how_sure(group: Group, unscored: int) -> str:
     findings = group.comparison.findings if group.comparison else ()
-    seeds, tested = counted(len(group.seeds), "seed"), counted(len(findings), "contrast")
+    paired = max((len(finding.seeds) for finding in findings), default=len(group.seeds))
+    seeds, tested = counted(paired, "seed"), counted(len(findings), "contrast")
     up = sum(finding.holds_up for finding in findings)
     if not findings:
         said = f"Nothing was tested over {seeds}"
