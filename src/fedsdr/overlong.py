@@ -78,7 +78,7 @@ def _told(rows: Mapping[str, Mapping[str, int]], why: Mapping[str, int]) -> tupl
         return ()
     places = [f"{client} {sum(lost.values())}" for client, lost in rows.items()]
     rest = f" and {len(places) - NAMED} more clients" if len(places) > NAMED else ""
-    reasons = "; ".join(f"{count} {wrong}" for wrong, count in why.items())
+    reasons = "; ".join(f"{wrong}: {count}" for wrong, count in why.items())
     return (
         f"data.overlong: drop left out {sum(why.values())} rows "
         f"({', '.join(places[:NAMED])}{rest}): {reasons}",

@@ -142,6 +142,8 @@ def _in_a_line(tables: Sequence[Table]) -> str:
     """Of several files; `fedsdr plan` tells of each."""
     rows = sum(len(table.examples) for table in tables)
     shapes = Counter(table.shape for table in tables)
+    if len(shapes) == 1:
+        return f"{len(tables)} files, {rows:,} rows, read as {tables[0].shape}"
     read = ", ".join(f"{n} as {shape}" for shape, n in shapes.items())
     return f"{len(tables)} files, {rows:,} rows, read {read}"
 

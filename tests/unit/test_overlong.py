@@ -27,8 +27,8 @@ CLIENTS = [
     ClientData("b", (SHORT,) * 3),
 ]
 NOTE = (
-    "data.overlong: drop left out 3 rows (a 3): 2 prompts that alone fill model.max_length (64 "
-    "tokens); 1 training rows that leave no room for a rewrite (200 positions)"
+    "data.overlong: drop left out 3 rows (a 3): prompts that alone fill model.max_length (64 "
+    "tokens): 2; training rows that leave no room for a rewrite (200 positions): 1"
 )
 
 

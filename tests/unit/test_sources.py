@@ -40,6 +40,8 @@ def test_several_files_are_told_of_in_one_line(tmp_path: Path) -> None:
     assert [line.partition(" rows, ")[0] for line in found.files] == [
         f"{tmp_path / name}: {len(lines)}" for name, lines in rows.items()
     ]
+    alike = load_federation(build_recipe({"data": {"files": {k: files[k] for k in "ac"}}}))
+    assert alike.notes == ("2 files, 1,203 rows, read as alpaca",)
     one = load_federation(build_recipe({"data": {"files": {"a": files["a"]}}}))
     assert one.files == ()
     assert one.notes[0].startswith(f"{tmp_path / 'a.jsonl'}: 3 rows, read as alpaca (prompt from")

@@ -17,7 +17,7 @@ from fedsdr.recorded import recorded_recipe
 
 # Of these sections, no more than this: the others may say where data and machines are.
 PUBLIC = {
-    "data": ("atlas", "partition", "shape", "validation", "test", "unseen"),
+    "data": ("atlas", "partition", "shape", "validation", "test", "overlong", "unseen"),
     "rewriting": ("temperature", "top_p", "top_k", "max_new_tokens", "template", "batch"),
 }
 LEFT_OUT = "(left out)"
