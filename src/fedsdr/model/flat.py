@@ -31,6 +31,7 @@ ARCHITECTURES = (
     "gpt_neox", "gpt2", "opt", "olmo2", "granite", "smollm3",
 )  # fmt: skip
 NAME = "fedsdr_flat"
+MANY = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,15 @@ class Rows:
 
     blocks: Blocks
     masks: dict[tuple[int, int], Tensor]
+
+    def tokens(self, clients: int) -> list[int]:
+        """How many of them each client has."""
+        each = len(self.lengths) // clients
+        return [sum(self.lengths[i * each : (i + 1) * each]) for i in range(clients)]
+
+    def many(self, clients: int) -> bool:
+        """Whether a client's tokens are enough work for a CPU by themselves."""
+        return self.slots.device.type == "cpu" and len(self.slots) >= MANY * clients
 
     def own_columns(self, clients: int, rank: int, dtype: torch.dtype) -> Tensor:
         """[N, clients * rank]: 1 where a column belongs to the token's client. Every client has

@@ -11,7 +11,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from fedsdr.errors import ModelError
+from fedsdr.model import flat as packed
 from fedsdr.model.base import BaseModel
+from fedsdr.model.blocks import make_blocks
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.loading import keep_norms_wide, load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
@@ -130,6 +132,35 @@ def test_each_clients_rows_meet_its_own_branches(
             with lora.wear(own, ["R", "S"]):
                 alone = base64.logits(ids[2 * k : 2 * k + 2])
             assert torch.allclose(together[2 * k : 2 * k + 2], alone, rtol=0, atol=1e-9)
+
+
+def test_packed_clients_are_the_same_apart_and_side_by_side(
+    base64: BaseModel, stacked: Callable[..., StackedLora], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora, lengths = stacked(), torch.tensor([5, 2, 3, 4, 1, 5])  # of two rows per client
+    ids = torch.arange(10, 40).view(6, 5)
+    chosen = torch.arange(4) < (lengths - 1)[:, None]
+    found = list[tuple[torch.Tensor, torch.Tensor]]()
+    for many in (1 << 40, 1):
+        monkeypatch.setattr(packed, "MANY", many)
+        worn = noisy(lora, "R", 3).double().requires_grad_()
+        with lora.wear({"R": worn}, ["R"]):
+            logits = base64.predictions(ids, lengths, chosen)[0].logits()
+        logits.square().sum().backward()
+        assert worn.grad is not None
+        found.append((logits.detach(), worn.grad))
+    for one, two in zip(*found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-10, atol=1e-12)
+    assert not torch.equal(found[0][1][0], found[0][1][1])
+
+
+def test_clients_with_few_tokens_are_multiplied_side_by_side() -> None:
+    """As Atlas's are, whose trajectories are on record."""
+    slots = torch.arange(8 * 512)
+    rows = packed.Rows((512,) * 8, 512, slots, slots % 512, make_blocks((512,) * 8, 512, slots), {})
+    assert rows.tokens(4) == [1024] * 4
+    assert rows.many(8)
+    assert not rows.many(9)
 
 
 def test_two_branches_add_up_each_with_its_own_scale(
