@@ -9,9 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LINES, LINE, WORDS = 20, 2000, 6000  # of a message: nobody reads more, and a log should hold it
+
 
 class FedsdrError(Exception):
-    """The base of all errors that are not bugs in fedsdr."""
+    """The base of all errors that are not bugs in fedsdr. Whatever a stranger's file makes it say,
+    it says it in a few lines."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(cut_message(message))
 
 
 class RecipeError(FedsdrError):
@@ -77,7 +83,24 @@ class TaskError(FedsdrError):
     """A benchmark task is unknown, cannot be loaded, or asks for what is not done here."""
 
 
+def cut_message(message: str) -> str:
+    """The message, without the middle of its longest lines and without its last lines."""
+    lines = message.split("\n", LINES)
+    if len(lines) > LINES:
+        lines[LINES:] = [f"… and {lines[LINES].count(chr(10)) + 1:,} more"]
+    short = "\n".join(cut_line(line, LINE) for line in lines)
+    return cut_line(short, WORDS)
+
+
+def cut_line(line: str, most: int) -> str:
+    """Its beginning and its end, which says what to do."""
+    if len(line) <= most:
+        return line
+    head, tail = most // 2, most // 2 - 3
+    return f"{line[:head]} … {line[-tail:]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`'fedavgg'` -> `" Did you mean 'fedavg'?"`, or nothing when nothing is near."""
-    hits = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    hits = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.5)
     return f" Did you mean {hits[0]!r}?" if hits else ""

@@ -24,8 +24,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedsdr.cli.printing import say, size
+from fedsdr.cli.printing import say
 from fedsdr.cli.rounds_table import DriftFile, rounds_table
+from fedsdr.report.numbers import size
 
 if TYPE_CHECKING:
     from fedsdr.assembly import Watch

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from fedsdr.cli.options import AsJson
-from fedsdr.cli.printing import print_json, say, size, talk
+from fedsdr.cli.printing import print_json, say, talk
 from fedsdr.errors import RecipeError, nearest
+from fedsdr.report.numbers import size
 
 
 def report(

@@ -11,8 +11,9 @@ from typing import Any, cast
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fedsdr.cli.printing import figure, plain, size
+from fedsdr.cli.printing import figure, plain
 from fedsdr.report.glance import main_measure
+from fedsdr.report.numbers import size
 
 DIAGNOSTICS = "diagnostics.jsonl"
 NAME_WIDTH = 14  # of a client's name

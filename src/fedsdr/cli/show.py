@@ -20,10 +20,10 @@ from fedsdr.cli.printing import (
     show_facts,
     show_scores,
     show_table,
-    size,
     talk,
 )
 from fedsdr.cli.rounds_table import shortened
+from fedsdr.report.numbers import duration, size
 
 if TYPE_CHECKING:
     from fedsdr.report.glance import Course, Glance
@@ -80,14 +80,6 @@ def sparkline(values: Sequence[float], low: float, high: float, blocks: str = BL
         blocks[min(top, int((mean - low) / span * len(blocks)))] if span > 0 else blocks[top // 2]
         for mean in means
     )
-
-
-def duration(seconds: float) -> str:
-    """4000 -> '1 h 07 min'."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _show_run(record: RunRecord, run: Glance, as_json: bool) -> None:

@@ -68,7 +68,7 @@ def share(value: float | None) -> str:
     return f"{fixed(100 * value, 1 if 0 < abs(value) < 0.01 else 0)} %"
 
 
-def data_size(count: float | None) -> str:
+def size(count: float | None) -> str:
     """1234567 -> '1.2 MB'."""
     if count is None or not math.isfinite(count):
         return NONE

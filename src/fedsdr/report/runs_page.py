@@ -8,7 +8,7 @@ from datetime import datetime
 
 from fedsdr.errors import FedsdrError
 from fedsdr.report.glance import Glance, glance
-from fedsdr.report.numbers import NONE, data_size, fixed
+from fedsdr.report.numbers import NONE, fixed, size
 from fedsdr.report.page import PageOptions, render_page
 from fedsdr.report.section import Section
 from fedsdr.report.watch import MOST, Library, Place
@@ -98,7 +98,7 @@ def _line(place: Place, run: Glance, heads: Sequence[Head], columns: Sequence[Co
         Cell(f"{run.round}{of}", run.round),
         Cell(fixed(run.loss), run.loss),
         *(_score(run, column) for column in columns),
-        Cell(data_size(run.bytes_up), run.bytes_up),
+        Cell(size(run.bytes_up), run.bytes_up),
         Cell(datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M"), changed),
     ]
     share = min(1.0, run.round / run.rounds) if run.rounds else None

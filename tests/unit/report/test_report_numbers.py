@@ -51,9 +51,9 @@ def test_a_zero_has_no_sign() -> None:
 
 
 def test_sizes_times_and_shares() -> None:
-    assert numbers.data_size(999) == "999 B"
-    assert numbers.data_size(1_234_567) == "1.23 MB"
-    assert numbers.data_size(999_700) == "1.00 MB"
+    assert numbers.size(999) == "999 B"
+    assert numbers.size(1_234_567) == "1.23 MB"
+    assert numbers.size(999_700) == "1.00 MB"
     assert [numbers.duration(s) for s in (1.26, 59.4, 73.2, 7384)] == [
         "1.3 s", "59 s", "1 min 13 s", "2 h 3 min",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from fedsdr import __version__
 from fedsdr.report.compared import differing, flat
 from fedsdr.report.figures.svg import Table
 from fedsdr.report.glance import glance
-from fedsdr.report.numbers import NONE, data_size, fixed, listed, plain
+from fedsdr.report.numbers import NONE, fixed, listed, plain, size
 from fedsdr.report.record import STATES, RunRecord
 from fedsdr.report.safe_text import LONGEST_SENTENCE, short
 from fedsdr.report.section import Absent, Panel, Section, paneled
@@ -138,7 +138,7 @@ def _all(records: Sequence[RunRecord]) -> Table:
                 STATES[seen.state],
                 f"{seen.round}/{seen.rounds}" if seen.rounds else str(seen.round),
                 f"{seen.measure}: {scores}" if scores else NONE,
-                data_size(seen.bytes_up + seen.bytes_down),
+                size(seen.bytes_up + seen.bytes_down),
             )
         )
     return Table(("run", "method", "seed", "state", "rounds", "score", "bytes"), tuple(rows))

@@ -11,7 +11,7 @@ from fedsdr.report.figures.curves import Line, curves
 from fedsdr.report.figures.svg import Figure, Table
 from fedsdr.report.glance import number, scores_of, total
 from fedsdr.report.measures import axis_label, in_words, measures_of
-from fedsdr.report.numbers import data_size, duration, plain, share
+from fedsdr.report.numbers import duration, plain, share, size
 from fedsdr.report.record import RunRecord
 from fedsdr.report.section import Absent, Panel, Section, paneled
 from fedsdr.report.sections.material import Material
@@ -33,13 +33,13 @@ def cost(material: Material) -> Section | Absent:
 def traffic_in_words(record: RunRecord) -> str:
     """Moved so far, against what all rounds come to when everyone who is asked answers."""
     up, down = (total(record, key) for key in ("bytes_up", "bytes_down"))
-    moved = f"{data_size(up)} went up and {data_size(down)} down"
+    moved = f"{size(up)} went up and {size(down)} down"
     budget = planned_bytes(record)
     if budget is None or not budget:
         return f"{moved}."
     part = share((up + down) / budget)
     return (
-        f"{moved}: {part} of the {data_size(budget)} that all the recipe's rounds come to where "
+        f"{moved}: {part} of the {size(budget)} that all the recipe's rounds come to where "
         "everyone answers."
     )
 
@@ -77,8 +77,8 @@ def _table_of_all(material: Material) -> Panel:
                     str(len(done)),
                     plain(means[0]),
                     plain(means[1]),
-                    data_size(means[2]),
-                    data_size(means[3]),
+                    size(means[2]),
+                    size(means[3]),
                     duration(fmean(seconds)) if seconds else "–",
                 )
             )

@@ -10,13 +10,13 @@ from fedsdr.report.glance import glance, number, scores_of
 from fedsdr.report.measures import UNSEEN, higher_is_better, in_words, measures_of
 from fedsdr.report.numbers import (
     counted,
-    data_size,
     decimals,
     duration,
     fixed,
     listed,
     score,
     share,
+    size,
 )
 from fedsdr.report.record import STATES, RunRecord
 from fedsdr.report.sections.cost import phases, planned_bytes, traffic_in_words
@@ -51,7 +51,7 @@ def _facts(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
     if moved := seen.bytes_up + seen.bytes_down:
         budget = planned_bytes(record)
         hint = f"{share(moved / budget)} of what all rounds come to" if budget else ""
-        facts.append(("traffic", data_size(moved), hint))
+        facts.append(("traffic", size(moved), hint))
     if spent := sum(phases(record).values()):
         facts.append(("wall time", duration(spent), ""))
     refused, asked = _attendance(record)

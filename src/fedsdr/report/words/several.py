@@ -10,12 +10,12 @@ from fedsdr.report.measures import UNSEEN, WORST, higher_is_better, in_words
 from fedsdr.report.numbers import (
     column_decimals,
     counted,
-    data_size,
     decimals,
     duration,
     fixed,
     listed,
     score,
+    size,
 )
 from fedsdr.report.record import RunRecord, State
 from fedsdr.report.sections.cost import phases
@@ -51,7 +51,7 @@ def of_several(material: Material) -> Verdict:
             ("methods", f"{len(labels):,}", ""),
             ("runs", f"{len(records):,}", ""),
             ("seeds", f"{len(seeds):,}", ""),
-            ("traffic, all runs", data_size(sum(map(_moved, records))), ""),
+            ("traffic, all runs", size(sum(map(_moved, records))), ""),
             ("wall time, all runs", duration(sum(sum(phases(r).values()) for r in records)), ""),
         ),
     )
