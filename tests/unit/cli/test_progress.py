@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fedsdr.cli import progress
-from fedsdr.cli.printing import UNPRINTABLE, complain, figure, plain, size
+from fedsdr.cli.printing import UNPRINTABLE, complain, figure, plain
 from fedsdr.cli.progress import progress_watch, round_line
 from fedsdr.cli.rounds_table import DriftFile, rounds_table
 
@@ -150,14 +150,6 @@ def test_a_long_message_is_not_broken(capsys: pytest.CaptureFixture[str]) -> Non
     path = "/very/long/" + "name/" * 40 + "recipe.yaml"
     complain(f"{path} does not exist")
     assert path in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3.2e6, "3.2 MB"), (5e12, "5000.0 GB")],
-)
-def test_sizes(count: float, said: str) -> None:
-    assert size(count) == said
 
 
 def test_figures() -> None:
