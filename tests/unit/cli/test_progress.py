@@ -36,7 +36,7 @@ def console(terminal: bool) -> tuple[Console, io.StringIO]:
 
 def test_a_round_in_a_line() -> None:
     line = "round  3/10 | loss 1.5000 | global: recall 0.250, hallucination 0.500, redundancy 0.000"
-    assert round_line(row(3), 10) == line + " | 1.2 kB up, 999 B down"
+    assert round_line(row(3), 10) == line + " | 1.23 kB up, 999 B down"
 
 
 def test_without_a_terminal_there_are_plain_lines_and_no_bars() -> None:
@@ -78,7 +78,7 @@ def test_on_a_terminal_there_are_bars_and_a_table_of_the_rounds() -> None:
     assert head == [
         *("round", "clients", "loss", "highest", "of", "client", "recall", "global", "up", "down")
     ]
-    assert line == ["1/2", "2", "1.500", "2.000", "c2", "0.250", "1.2", "kB", "999", "B"]
+    assert line == ["1/2", "2", "1.500", "2.000", "c2", "0.250", "1.23", "kB", "999", "B"]
 
 
 def test_the_live_table_shows_the_rounds_that_fit_and_the_last_one_all() -> None:
@@ -119,8 +119,8 @@ def test_drift_is_read_from_the_run_as_it_grows(tmp_path: Path) -> None:
     to.print(rounds_table([row(2), row(3)], 3, "", drift.by_round()))
     head, _rule, second, third = out.getvalue().splitlines()
     assert head.split()[-3:] == ["drift", "up", "down"]
-    assert second.split()[-5:] == ["0.250", "1.2", "kB", "999", "B"]
-    assert third.split()[-5:] == ["0.250", "1.2", "kB", "999", "B"]  # recall; no drift is known
+    assert second.split()[-5:] == ["0.250", "1.23", "kB", "999", "B"]
+    assert third.split()[-5:] == ["0.250", "1.23", "kB", "999", "B"]  # recall; no drift is known
 
 
 def test_refused_clients_are_told_above_the_table_and_counted_in_it() -> None:
