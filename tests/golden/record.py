@@ -1,4 +1,4 @@
-"""The trajectories that test_trajectories.py holds: fp64 runs, whose numbers agree on every processor.
+"""The trajectories that test_trajectories.py holds: fp64 runs, the same on every processor.
 
 python tests/golden/record.py                      record them; only when they are meant to change
 python tests/golden/record.py --settings           how far they stray under other kernels, threads
@@ -164,7 +164,9 @@ def _compare(threads: int) -> None:
 
 def _settings() -> None:
     """Each in a process of its own: kernels are chosen when torch is loaded."""
-    print(f"{'setting':<24}{'threads':>8}  {'torch says':<12}" + "".join(f"{m:>10}" for m in METHODS))
+    print(
+        f"{'setting':<24}{'threads':>8}  {'torch says':<12}" + "".join(f"{m:>10}" for m in METHODS)
+    )
     for name, variables in SETTINGS.items():
         for threads in (1, 2):
             done = subprocess.run(
