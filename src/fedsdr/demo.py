@@ -13,6 +13,7 @@ from fedsdr.assembly import Watch, open_base
 from fedsdr.config import Recipe, build_recipe
 from fedsdr.errors import RunError
 from fedsdr.experiment import train
+from fedsdr.runs.places import refuse_inside_a_run
 
 Results = Mapping[str, Any]  # what a run's results.json holds
 METHODS = ("fedavg", "fedsd", "fedsdr")
@@ -71,6 +72,7 @@ def run_demo(
 ) -> DemoResult:
     """Run the three methods one after another; `watching(method, rounds)` shows each one's
     progress."""
+    refuse_inside_a_run(out)
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty; name another folder with --out, or remove it")
     cache, runs = out / "rewrites", dict[str, Results]()
