@@ -7,7 +7,6 @@ A purge that is killed leaves a run that cannot be resumed, and that another pur
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -111,13 +110,13 @@ def _end(run: RunDirectory) -> None:
 
 def _strip(audit: Path) -> None:
     """Of the audit the numbers stay; where they cannot be written, or it is damaged, nothing."""
-    try:
-        rows = [(line, _told(row)) for line, row in files.read_lines(audit)]
-        whole = sum(len(line) for line, _ in rows) == (audit.lstat().st_size if rows else 0)
-        if not whole or any(json.loads(line) != told for line, told in rows):
-            files.write_rows_atomic(audit, (told for _, told in rows))
-    except FileNotFoundError:
+    if not audit.exists():
         return
+    try:
+        rows = [(line, row, _told(row)) for line, row in files.read_lines(audit)]
+        torn = sum(len(line) for line, _, _ in rows) != audit.lstat().st_size
+        if torn or any(row != told for _, row, told in rows):
+            files.write_rows_atomic(audit, (told for _, _, told in rows))
     except (RunError, CorruptArtifact, ValueError):
         _remove(audit.parent, audit)
 
