@@ -255,10 +255,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_is_full_in_earnest(small_disk: Path) -> None:
     run = lived_in(small_disk / "run")
-    with (
-        (small_disk / "full").open("wb", buffering=0) as file,
-        pytest.raises(OSError, match="space"),
-    ):
+    with (small_disk / "full").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"\0" * 512)
     with pytest.raises(RunError, match=r"No space left on device; free some space"):
