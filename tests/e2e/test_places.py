@@ -20,7 +20,7 @@ from stopped_runs import SECRET, make_workplace
 
 SWEEP = """
 data: {atlas: {clients: 2, examples: 10, public: 8}}
-sweep: {methods: {a: {}}, settings: {b: {}}, seeds: [1]}
+sweep: {methods: {fedavg: {}}, settings: {b: {}}, seeds: [1]}
 """
 # Every verb that writes where it is told to, and how that is said.
 FOLDERS: dict[str, tuple[str, ...]] = {

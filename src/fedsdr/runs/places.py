@@ -46,6 +46,15 @@ def figures_at(path: Path) -> Path:
     return place
 
 
+def new_folder(path: Path) -> Path:
+    """Not there, or empty."""
+    place = _folder(path)
+    refuse_inside_a_run(path)
+    if _names(place):
+        raise RunError(f"{path} is not empty; name another folder with --out, or remove it")
+    return user_path(path, RunError)
+
+
 def sweep_folder(path: Path) -> Path:
     """New, or begun before; nothing in it leads elsewhere."""
     place = _folder(path)

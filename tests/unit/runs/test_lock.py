@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from attack import how_many
 from fedsdr.errors import RunError, RunLocked
 from fedsdr.report.read import alive
 from fedsdr.runs.lock import run_lock
@@ -56,7 +57,7 @@ def hear(process: subprocess.Popen[str]) -> str:
 
 
 def test_of_many_at_once_one_wins_and_a_kill_frees_the_lock(tmp_path: Path) -> None:
-    contenders = [start(tmp_path) for _ in range(20)]
+    contenders = [start(tmp_path) for _ in range(how_many(20))]
     try:
         assert {hear(process) for process in contenders} == {"ready"}
         for process in contenders:
@@ -186,6 +187,9 @@ def test_a_full_disk_does_not_hinder_whoever_makes_room(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", full)
-    with run_lock(tmp_path):
-        with pytest.raises(RunLocked, match="another process"), run_lock(tmp_path):
-            pass
+    with (
+        run_lock(tmp_path),
+        pytest.raises(RunLocked, match="another process"),
+        run_lock(tmp_path),
+    ):
+        pass
