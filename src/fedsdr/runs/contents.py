@@ -27,8 +27,10 @@ STAYS = (
     *("evaluation/results.json", "evaluation/lock"),
     *("tensorboard/events.out.tfevents.*", "wandb/**"),  # numbers only
 )
-FOLDERS = {"checkpoints", "clients", "updates", "rewrites", "adapters", "evaluation", "diagnosis"}
-FOLDERS |= {"tensorboard", "wandb"}
+FOLDERS = {
+    *("checkpoints", "clients", "updates", "rewrites", "adapters", "evaluation", "diagnosis"),
+    *("tensorboard", "wandb"),
+}
 OWN = FOLDERS | {name for name in STAYS if "/" not in name}
 OTHERS = "wandb"  # a folder whose insides are somebody else's: it makes links of its own
 PAGE = re.compile(rb'<meta name="fedsdr-texts" content="(none|held)">')
