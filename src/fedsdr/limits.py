@@ -18,7 +18,7 @@ MOST = 10_000  # items of a list or a mapping; clients, too
 DEEPEST = 8  # of lists and mappings in an algorithm's options
 GREATEST, LEAST = 1e15, 1e-30  # sizes of a number that has no bound of its own
 EXAMPLES = 50_000  # of the embedded world, all clients together
-ASKED = 5_000_000  # answers of clients in a whole run
+ASKED = 1_000_000  # answers of clients in a whole run
 STEPS = 1_000_000  # of one client in one round
 
 
@@ -107,7 +107,7 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(gt=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Clients = Annotated[int, Field(ge=1, le=MOST)]
-Rounds = Annotated[int, Field(ge=1, le=100_000)]
+Rounds = Annotated[int, Field(ge=1, le=MOST)]
 Steps = Annotated[int, Field(ge=1, le=100_000)]
 Epochs = Annotated[float, Field(ge=1e-6, le=1000)]
 Batch = Annotated[int, Field(ge=1, le=100_000)]  # rows at a time

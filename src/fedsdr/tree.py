@@ -40,6 +40,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # In other quotes PyYAML folds these line ends, and reads a space where there was one.
+    style = '"' if _UNUSUAL.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_UNUSUAL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+_Dumper.add_representer(str, _quoted)
 for _kind, _pattern in _PATTERNS.items():
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _pattern, [None])
 

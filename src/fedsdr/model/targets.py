@@ -153,7 +153,7 @@ def _matching(targets: str, layers: Sequence[str]) -> set[str]:
     command = [sys.executable, "-I", "-S", "-c", _MATCHER]
     asked = json.dumps([targets, names])
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=8)
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=6)
     except subprocess.TimeoutExpired:
         raise _too_slow(targets) from None
     except OSError as error:
@@ -167,10 +167,10 @@ def _matching(targets: str, layers: Sequence[str]) -> set[str]:
 
 
 # Some patterns take longer than the world will last, and nothing stops `re` once it has begun; so
-# it works in a process of its own, which may take two seconds and a gigabyte.
+# it works in a process of its own, which may take a second and a gigabyte.
 _MATCHER = """
 import json, re, resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
+resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
 resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 targets, layers = json.load(sys.stdin)
