@@ -338,8 +338,10 @@ def refusals(wanted: Recipe, base: BaseModel) -> Sequence[str]:
             {
                 "training.lr": 1000.0,
                 "training.optimizer": "sgd",
-                "training.clip": None,
+                "training.clip": 1e9,
+                "training.weight_decay": 1000.0,
                 "lora.R.alpha": 1e9,
+                "lora.S.alpha": 1e9,
             },
             ["no finite number", "float32"],
         ),
