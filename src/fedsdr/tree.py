@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -94,6 +95,7 @@ class _Reader:
         loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         self.events: Iterator[Any] = iter(yaml.parse(text, Loader=loader))
         self.name, self.values = name, 0
+        self.anchors = dict[str, tuple[Any, int]]()  # and how many values there are in it
 
     def document(self) -> Any:
         value, documents = None, 0
@@ -107,11 +109,27 @@ class _Reader:
 
     def value(self, event: Any, depth: int) -> Any:
         self.check(event, depth)
+        if isinstance(event, yaml.AliasEvent):
+            return self.repeated(event, depth)
+        before = self.values
         if isinstance(event, yaml.ScalarEvent):
-            return self.scalar(event)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self.items(depth + 1)
-        return self.mapping(depth + 1)
+            value: Any = self.scalar(event)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = self.items(depth + 1)
+        else:
+            value = self.mapping(depth + 1)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value, self.values - before
+        return value
+
+    def repeated(self, event: Any, depth: int) -> Any:
+        """What stands at the anchor, counted as if it were written out."""
+        if event.anchor not in self.anchors:
+            self.refuse(event, f"there is no anchor &{event.anchor[:100]} before this")
+        value, values = self.anchors[event.anchor]
+        self.values += values
+        self.check(event, depth + _height(value))
+        return deepcopy(value)
 
     def items(self, depth: int) -> list[Any]:
         found = list[Any]()
@@ -160,15 +178,18 @@ class _Reader:
             self.refuse(event, f"more than {MOST_VALUES:,} keys and values")
         if depth > DEEPEST:
             self.refuse(event, f"nested more than {DEEPEST} deep")
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            self.refuse(event, "anchors (&) and aliases (*) are not read; write the value out")
-        if event.tag is not None:
+        if not isinstance(event, yaml.AliasEvent) and event.tag is not None:
             self.refuse(event, f"tags ({event.tag[:100]}) are not read; write the value alone")
 
     def refuse(self, event: Any, problem: str) -> NoReturn:
         raise RecipeError(
             f"{self.name}, line {event.start_mark.line + 1}: not valid YAML: {problem}"
         )
+
+
+def _height(value: Any) -> int:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_height, cast("Iterable[Any]", below)), default=-1)
 
 
 def apply_change(tree: dict[str, Any], change: str) -> None:

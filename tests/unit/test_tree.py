@@ -205,6 +205,7 @@ def test_what_looks_like_a_number_elsewhere_is_text(text: str) -> None:
         ("tRUE", "tRUE"),
         ("[1, a, null]", [1, "a", None]),
         ("a\n b", "a b"),
+        ("[&x [1, 2], *x]", [[1, 2], [1, 2]]),
         ("|\n  a\n  b\n", "a\nb\n"),
     ],
 )
@@ -212,11 +213,21 @@ def test_what_a_word_means(text: str, value: Any) -> None:
     assert _typed(load_yaml(text, "it")) == _typed(value)
 
 
+NINE = ", ".join(["*a{0}"] * 9)
+BOMB = "\n".join(
+    [f"a0: &a0 [{'x, ' * 9}]"] + [f"a{n + 1}: &a{n + 1} [{NINE.format(n)}]" for n in range(11)]
+)
+LADDER = "\n".join(["a0: &a0 [x]"] + [f"a{n + 1}: &a{n + 1} [*a{n}]" for n in range(40)])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: &x 1", "it, line 1: .*anchors"),
-        ("a: 1\nb: *a", "it, line 2: .*undefined alias|it, line 2: .*aliases"),
+        ("a: 1\nb: *a", "it, line 2: .*no anchor &a"),
+        ("a: &a [*a]", "it, line 1: .*no anchor &a"),
+        ("a: &a x\n*a : b", "it, line 2: .*a key must be text"),
+        (BOMB, "it, line 6: .*more than 50,000 keys and values"),
+        (LADDER, "nested more than 30 deep"),
         ("a: !!int 010", "it, line 1: .*tags"),
         ("a: ! b", "it, line 1: .*tags"),
         ("? [a]\n: 1", "it, line 1: .*a key must be text"),
