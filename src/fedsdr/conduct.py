@@ -123,7 +123,7 @@ def _finish(
         if experiment.unseen and not is_personal(experiment, mix):
             strange = experiment.unseen
             unseen |= score(experiment, shared, personal, "test", {name: mix}, watch, strange)
-        save_adapters(experiment, run.root / "adapters", shared, personal, {name: mix})
+        save_adapters(experiment, run.inside("adapters"), shared, personal, {name: mix})
     best_on = experiment.federation.scorer.best_on
     higher = experiment.federation.scorer.higher_is_better
     summary = means(scores)
@@ -177,7 +177,7 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
         branches=experiment.branches,
         training=experiment.local,
         rewriting=rewriting_settings(recipe),
-        cache=Path(cache).expanduser() if cache else run.root / "rewrites",
+        cache=Path(cache).expanduser() if cache else run.inside("rewrites"),
         stack=experiment.stack,
         max_length=experiment.max_length,
         equal_weights=training.weights == "equal",

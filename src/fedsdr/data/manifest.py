@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import cast
 from fedsdr.data.files import check_file, parse_json, read_text
 from fedsdr.data.partition import check_distinct, is_client_id
 from fedsdr.errors import DataError
+from fedsdr.runs.files import write_text_atomic
 from fedsdr.types import ClientData, Example
 
 FORMAT, VERSION = "fedsdr-partition", 1
@@ -100,12 +100,7 @@ def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo
             for client in clients
         ],
     }
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+    write_text_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_manifest(path: Path) -> Manifest:

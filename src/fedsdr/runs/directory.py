@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsdr.errors import CorruptArtifact, RunError
-from fedsdr.runs import files, identity
+from fedsdr.runs import contents, files, identity
 from fedsdr.runs.artifact import (
     Artifact,
     artifacts_in,
@@ -60,6 +60,10 @@ class RunDirectory:
     def amend(self, changes: Mapping[str, JSON]) -> None:
         """Add facts, or replace them: K, say, after memory ran out."""
         identity.write_facts(self.root, {**self.facts(), **changes})
+
+    def inside(self, at: str) -> Path:
+        """Where to read or write in the run; refused where a link has been put in the way."""
+        return contents.inside(self.root, at)
 
     def recipe(self) -> str:
         return identity.read_recipe(self.root)
@@ -138,7 +142,7 @@ class RunDirectory:
         """Keep the newest `keep`, and those of the rounds in `also`."""
         rounds = self.checkpoints()
         for round in set(rounds[: max(len(rounds) - keep, 0)]) - set(also):
-            remove_artifact(self.root / _checkpoint(round))
+            remove_artifact(self.inside(_checkpoint(round)))
 
     # Private state of the clients
 
@@ -164,12 +168,12 @@ class RunDirectory:
             needed = {_newest(rounds, round + 1) for round in also}
             for round in rounds:
                 if before is not None and round < before and round not in needed:
-                    remove_artifact(self.root / _state(client_id, round))
+                    remove_artifact(self.inside(_state(client_id, round)))
 
     # Texts of the clients, beside their states: as private, and no part of any checkpoint
 
     def private_file(self, client_id: str, file: str) -> Path:
-        return self.root / "clients" / files.checked_name(client_id) / files.checked_name(file)
+        return self.inside(f"clients/{files.checked_name(client_id)}/{files.checked_name(file)}")
 
     def save_private_rows(
         self, client_id: str, file: str, rows: Iterable[Mapping[str, JSON]]
@@ -198,7 +202,7 @@ class RunDirectory:
             try:
                 self.load_update(client_id, round)
             except CorruptArtifact:
-                remove_artifact(self.root / _update(client_id, round))
+                remove_artifact(self.inside(_update(client_id, round)))
             else:
                 whole.add(client_id)
         return whole
@@ -206,7 +210,7 @@ class RunDirectory:
     def drop_spool(self, upto_round: int) -> None:
         for round in _rounds(artifacts_in(self.root / "updates")):
             if round <= upto_round:
-                remove_artifact(self.root / "updates" / _folder(round))
+                remove_artifact(self.inside(f"updates/{_folder(round)}"))
 
     def _save(
         self,
@@ -216,11 +220,11 @@ class RunDirectory:
         states: Mapping[str, int] | None = None,
     ) -> str:
         about: dict[str, JSON] = {"run": self.facts().get("run"), "at": at, "states": states or {}}
-        return save_artifact(self.root / at, tensors, {"about": about, "meta": meta})
+        return save_artifact(self.inside(at), tensors, {"about": about, "meta": meta})
 
     def _load(self, at: str) -> tuple[Artifact, dict[str, int]]:
         """An artifact written for this very place, and the client states that it counts on."""
-        stored = load_artifact(self.root / at)
+        stored = load_artifact(self.inside(at))
         about = stored.meta.get("about", {})
         if about.get("at") != at or about.get("run") != self.facts().get("run"):
             raise CorruptArtifact(
@@ -235,7 +239,7 @@ class RunDirectory:
         return _rounds(artifacts_in(self.root / "clients" / files.checked_name(client_id)))
 
     def _rows_path(self, file: str) -> Path:
-        return self.root / files.checked_name(file)
+        return self.inside(files.checked_name(file))
 
 
 def _folder(round: int) -> str:
