@@ -81,7 +81,7 @@ def source_of(path: Path) -> Source:
         return Source(path.name, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo) -> None:
+def manifest_text(clients: Iterable[ClientData], info: ManifestInfo) -> str:
     clients = sorted(clients, key=lambda client: client.client_id)
     for client in clients:
         if not is_client_id(client.client_id):
@@ -100,9 +100,14 @@ def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo
             for client in clients
         ],
     }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo) -> None:
+    text = manifest_text(clients, info)
     beside = path.with_name(path.name + ".part")
     try:
-        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None

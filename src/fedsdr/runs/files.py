@@ -40,9 +40,13 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def write_rows_atomic(path: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
     """The same of JSON lines, which need not all be in memory at once."""
-    lines = (json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
-    with _written_beside(path, lines) as beside:
+    with _written_beside(path, (line.encode() for line in _row_lines(rows))) as beside:
         os.replace(beside, path)
+
+
+def rows_text(rows: Iterable[Mapping[str, JSON]]) -> str:
+    """As `write_rows_atomic` writes them."""
+    return "".join(_row_lines(rows))
 
 
 def write_text_once(path: Path, text: str) -> bool:
@@ -83,14 +87,6 @@ def append_row(path: Path, row: Mapping[str, JSON]) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows but a torn last one: what a kill leaves behind, and never was a row."""
     return [row for _, row in _lines(path)]
-
-
-def keep_rows(path: Path, last_round: int) -> None:
-    """Drop the rows of later rounds and a torn last one; the bytes of the others stay."""
-    kept = [line for line, row in _lines(path) if row.get("round", last_round) <= last_round]
-    text = b"".join(kept).decode()
-    if path.exists() and path.read_bytes() != text.encode():
-        write_text_atomic(path, text)
 
 
 def pretty(value: JSON) -> str:
@@ -183,6 +179,10 @@ def _fill(handle: int, data: Iterable[bytes]) -> None:
         file.writelines(data)
         file.flush()
         os.fsync(handle)
+
+
+def _row_lines(rows: Iterable[Mapping[str, JSON]]) -> Iterable[str]:
+    return (json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def _append(handle: int, line: bytes) -> None:

@@ -1,0 +1,27 @@
+"""What a run's data decide is written again at every resume: whatever was done to such a file, it
+ends as it would have been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fedsdr.errors import CorruptArtifact
+from fedsdr.runs.files import write_text_atomic
+from fedsdr.runs.plain import open_plain
+
+LARGEST = 2**40
+
+
+def write_again(path: Path, text: str, note: Callable[[str], None]) -> None:
+    """Say so where something else stood there."""
+    try:
+        with open_plain(path, LARGEST, CorruptArtifact, follow=False) as file:
+            there = file.read()
+    except FileNotFoundError:
+        there = None
+    if there == text.encode():
+        return
+    if there is not None:
+        note(f"{path} is not what this run's data say; it is written anew")
+    write_text_atomic(path, text)
