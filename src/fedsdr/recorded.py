@@ -142,10 +142,13 @@ def versions() -> dict[str, str]:
 def other_versions(run: RunDirectory) -> list[str]:
     """What the run goes on with that it did not begin with, in words; kept in `run.json` too."""
     facts, now = run.facts(), versions()
+    told = list[str]()
+    if ALGORITHM not in facts:
+        told = ["an older version began this run: whether its algorithm is the same is not checked"]
     other = {name: version for name, version in now.items() if facts.get(name, version) != version}
     if other and other not in facts.get(LATER, []):
         run.amend({LATER: [*facts.get(LATER, []), other]})
-    return [
+    return told + [
         f"{name} is {version}, this run began with {facts[name]}: it may end with other bytes"
         for name, version in other.items()
     ]

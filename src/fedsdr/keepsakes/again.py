@@ -13,15 +13,18 @@ from fedsdr.runs.plain import open_plain
 LARGEST = 2**40
 
 
-def write_again(path: Path, text: str, note: Callable[[str], None]) -> None:
-    """Say so where something else stood there."""
+def differs(path: Path, text: str, note: Callable[[str], None]) -> bool:
+    """Whether the file has to be written; said so where something else stands there."""
     try:
         with open_plain(path, LARGEST, CorruptArtifact, follow=False) as file:
-            there = file.read()
+            if file.read() == text.encode():
+                return False
     except FileNotFoundError:
-        there = None
-    if there == text.encode():
-        return
-    if there is not None:
-        note(f"{path} is not what this run's data say; it is written anew")
-    write_text_atomic(path, text)
+        return True
+    note(f"{path} is not what this run's data say; it is written anew")
+    return True
+
+
+def write_again(path: Path, text: str, note: Callable[[str], None]) -> None:
+    if differs(path, text, note):
+        write_text_atomic(path, text)

@@ -15,7 +15,7 @@ from fedsdr.distill.checks import prompt_text
 from fedsdr.distill.engine import Teacher
 from fedsdr.distill.facts import compare_facts
 from fedsdr.distill.rewrite import Note
-from fedsdr.keepsakes.again import write_again
+from fedsdr.keepsakes.again import differs
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import rows_text
 from fedsdr.runs.purge import REWRITES
@@ -31,8 +31,9 @@ def keep_rewrites(
     rewritten by now."""
     for client in experiment.trained:
         if audit := cohort.audit.get(client.client_id):
-            rows = rows_text(_rewrites(experiment, client, audit))
-            write_again(run.private_file(client.client_id, REWRITES), rows, note)
+            rows = list(_rewrites(experiment, client, audit))
+            if differs(run.private_file(client.client_id, REWRITES), rows_text(rows), note):
+                run.save_private_rows(client.client_id, REWRITES, rows)
 
 
 def keep_last_rewrites(

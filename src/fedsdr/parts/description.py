@@ -65,7 +65,7 @@ def _lines(path: str, value: object, above: tuple[int, ...]) -> Iterator[tuple[s
         yield path, plain
     elif isinstance(value, Mapping):
         items: list[tuple[Any, Any]] = list(value.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        yield path, _short(f"{_kind(value)} of {[_named(key) for key, _ in items]}")
+        yield path, _short(f"{_kind(value)} of {', '.join(_named(key) for key, _ in items)}")
         for key, own in items:
             yield from _lines(f"{path}[{_named(key)}]", own, inside)
     elif isinstance(value, AbstractSet):
