@@ -195,6 +195,7 @@ def _recover(
         written = trusted(run.root, RECORDS, number)
     keep_timings(run, number)
     best = _Best(**stored.meta["best"])
+    run.drop_checkpoints_after(number)
     _tidy(run, number, best, number + 1)  # a kill may have come between a checkpoint and this
     run.check_spool(number + 1)
     shared, slots = stored.tensors.get("shared", {}), stored.tensors.get("slots", {})

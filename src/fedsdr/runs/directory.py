@@ -144,6 +144,12 @@ class RunDirectory:
         for round in set(rounds) - set(sound[max(len(sound) - keep, 0) :]) - set(also):
             remove_artifact(self.root / _checkpoint(round))
 
+    def drop_checkpoints_after(self, round: int) -> None:
+        """Of rounds that a resume trains again: they would crowd out those it makes."""
+        for later in self.checkpoints():
+            if later > round:
+                remove_artifact(self.root / _checkpoint(later))
+
     # Private state of the clients
 
     def save_client_state(
