@@ -20,13 +20,15 @@ from fedsdr.distill.audit import AuditRow, in_a_line, summarise, write_audit
 from fedsdr.distill.rewrite import once
 from fedsdr.errors import CorruptArtifact
 from fedsdr.evaluate.means import ClientScores, means
+from fedsdr.keepsakes.again import write_again
 from fedsdr.keepsakes.answers import keep_answers
 from fedsdr.keepsakes.profile import keep_profile
 from fedsdr.keepsakes.rewrites import keep_last_rewrites, keep_rewrites
 from fedsdr.loop import ROUNDS, Cohort, Judge, LoopSettings, Outcome, run_rounds
+from fedsdr.recorded import PARTITION, SOURCES
 from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.files import write_json_atomic
+from fedsdr.runs.files import pretty, write_json_atomic
 from fedsdr.runs.timings import timed
 from fedsdr.types import ServerState
 
@@ -45,18 +47,14 @@ def conduct(
     recipe, facts = experiment.recipe, run.facts()
     for note in experiment.notes:
         watch.note(note)
-    if not (run.root / "partition.json").exists():
-        everybody = (*experiment.federation.clients, *experiment.unseen)
-        replace(experiment.federation, clients=everybody).write_manifest(
-            run.root / "partition.json"
-        )
+    _write_partition(experiment, run, watch)
     cohort = _cohort(experiment, run, watch)
     with timed(run, "rewriting"):
         cohort.prepare()
-        keep_profile(experiment, run, cohort)
-        keep_rewrites(experiment, run, cohort)
+        keep_profile(experiment, run, cohort, watch.note)
+        keep_rewrites(experiment, run, cohort, watch.note)
         _tell_rewriting(cohort, watch)
-        _write_audit(experiment, run, cohort)
+        rewriting = _write_audit(experiment, run, cohort)
     scorer = experiment.federation.scorer
 
     def validate(state: ServerState) -> ClientScores:
@@ -100,7 +98,7 @@ def conduct(
         )
     _tell_rewriting(cohort, watch)  # of a method whose global model rewrites while it trains
     with timed(run, "final scores"):
-        results = _finish(experiment, run, outcome, watch)
+        results = _finish(experiment, run, outcome, watch, rewriting)
     with timed(run, "answers"):
         keep_last_rewrites(experiment, run, cohort, outcome.state.round)
         keep_answers(experiment, run, results["chosen_rounds"], watch)
@@ -108,7 +106,11 @@ def conduct(
 
 
 def _finish(
-    experiment: Experiment, run: RunDirectory, outcome: Outcome, watch: Watch
+    experiment: Experiment,
+    run: RunDirectory,
+    outcome: Outcome,
+    watch: Watch,
+    rewriting: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Score every mix at its chosen round on test data, save its adapters, write the results."""
     scores: dict[str, Mapping[str, Mapping[str, float]]] = {}
@@ -131,7 +133,7 @@ def _finish(
         values = [c[best_on] for c in clients.values() if best_on in c]
         if values:
             summary[mix][f"{best_on}_worst"] = min(values) if higher else max(values)
-    rows, rewriting = run.rows(ROUNDS), run.root / "rewriting.json"
+    rows = run.rows(ROUNDS)
     results: dict[str, Any] = {
         "method": experiment.algorithm.name,
         "seed": experiment.recipe.seed,
@@ -148,8 +150,8 @@ def _finish(
     }
     if unseen:
         results["unseen"] = means(unseen)
-    if rewriting.is_file():
-        results["rewriting"] = json.loads(rewriting.read_text())
+    if rewriting is not None:
+        results["rewriting"] = rewriting
     write_json_atomic(run.root / RESULTS, results)
     run.amend({SEAL: sealed((run.root / RESULTS).read_bytes())})
     return results
@@ -189,6 +191,21 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
     return cohort
 
 
+def _write_partition(experiment: Experiment, run: RunDirectory, watch: Watch) -> None:
+    """Who has which rows. A data file that was written anew with the same rows has another digest:
+    then the one that the run began with stays."""
+    everybody = (*experiment.federation.clients, *experiment.unseen)
+    text = replace(experiment.federation, clients=everybody).manifest()
+    path, facts = run.root / PARTITION, run.facts()
+    if facts.get(SOURCES, now := sealed(text.encode())) == now:
+        write_again(path, text, watch.note)
+    elif not path.is_file() or sealed(path.read_bytes()) != facts[SOURCES]:
+        raise CorruptArtifact(
+            f"{path} is not what this run wrote, and the data files are not those it was made from "
+            "(though their rows are the same); put it back as it was"
+        )
+
+
 def _audited(cohort: InProcessCohort) -> list[AuditRow]:
     return [row for client in sorted(cohort.audit) for row in cohort.audit[client]]
 
@@ -198,11 +215,13 @@ def _tell_rewriting(cohort: InProcessCohort, watch: Watch) -> None:
         watch.note(in_a_line(summarise(rows).overall))
 
 
-def _write_audit(experiment: Experiment, run: RunDirectory, cohort: InProcessCohort) -> None:
+def _write_audit(
+    experiment: Experiment, run: RunDirectory, cohort: InProcessCohort
+) -> dict[str, Any] | None:
     """What rewriting did, in counts: no text enters these files unless asked for."""
     rows = _audited(cohort)
     if not rows:
-        return
+        return None
     texts = experiment.recipe.run.include_texts
     write_audit(
         run.root / "rewriting_audit.jsonl", (r if texts else replace(r, texts=None) for r in rows)
@@ -216,3 +235,4 @@ def _write_audit(experiment: Experiment, run: RunDirectory, cohort: InProcessCoh
         )
     write_json_atomic(run.root / "rewriting.json", summary)
     cohort.audit.clear()  # with its texts
+    return json.loads(pretty(summary))

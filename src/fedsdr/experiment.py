@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fedsdr import __version__
 from fedsdr.assembly import (
     Experiment,
     Watch,
@@ -39,7 +35,15 @@ from fedsdr.parts.algorithm import Algorithm
 from fedsdr.plan.estimate import fit
 from fedsdr.plan.problems import refuse_senseless
 from fedsdr.plan.rows import refuse_unusable
-from fedsdr.recorded import judge_facts, recorded_recipe, refuse_changed, refuse_without
+from fedsdr.recorded import (
+    facts_of,
+    other_versions,
+    recorded_recipe,
+    refuse_changed,
+    refuse_other_wrap,
+    refuse_without,
+    versions,
+)
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic, write_text_atomic
 from fedsdr.runs.lock import run_lock
@@ -68,7 +72,7 @@ def train(
         if recipe.run.stack == "auto":
             fit(experiment, experiment.raw)
         run = RunDirectory.create(
-            Path(out), dump_recipe(recipe), _facts(experiment, algorithm, clients)
+            Path(out), dump_recipe(recipe), _facts(experiment, algorithm, clients, wrap)
         )
         with run_lock(run.root):
             return conduct(experiment, run, watch or Watch(), wrap)
@@ -90,11 +94,15 @@ def resume(
         run.refuse_if_purged()
         run.recover()
         refuse_without(run, "fedsdr.resume", algorithm, clients)
+        refuse_other_wrap(run, _own(wrap))
         recipe = recorded_recipe(run)
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
-            return conduct(experiment, run, watch or Watch(), wrap)
+            watch = watch or Watch()
+            for note in other_versions(run):
+                watch.note(note)
+            return conduct(experiment, run, watch, wrap)
         finally:
             experiment.close()
 
@@ -159,28 +167,30 @@ def distill(
         experiment.close()
 
 
-def _facts(experiment: Experiment, algorithm: object, clients: object) -> dict[str, Any]:
+def _facts(
+    experiment: Experiment, algorithm: object, clients: object, wrap: Wrap
+) -> dict[str, Any]:
     recipe = experiment.recipe
-    parts = [dump_recipe(recipe), experiment.federation.world, experiment.base.digest]
-    judge = judge_facts(experiment.algorithm)
-    identity = json.dumps([*parts, *judge.values()])
+    decisive = {
+        **facts_of(experiment, _own(wrap)),
+        "stack": experiment.stack,
+        "threads": experiment.threads,
+        "dtype": experiment.base.precision,
+        **versions(),
+    }
+    identity = json.dumps([dump_recipe(recipe), decisive], sort_keys=True)
     return {
         # Derived, not drawn: the same recipe on the same data is the same run, byte by byte.
         "run": hashlib.sha256(identity.encode()).hexdigest()[:16],
         "algorithm": experiment.algorithm.name,
         "from_python": {"algorithm": algorithm is not None, "clients": clients is not None},
-        "base_digest": experiment.base.digest,
-        **judge,
+        **decisive,
         **({"left_out": experiment.left_out.rows} if experiment.left_out.rows else {}),
         **({"trusted": True} if recipe.model.path in TRUSTED.get() else {}),
-        "world": experiment.federation.world,
         "seed": recipe.seed,
-        "stack": experiment.stack,
         "micro_batch": experiment.local.micro_batch,
-        "threads": experiment.threads,
-        "dtype": experiment.base.precision,
-        "fedsdr": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
     }
+
+
+def _own(wrap: Wrap) -> Wrap | None:
+    return None if wrap is unchanged else wrap

@@ -17,14 +17,16 @@ from fedsdr.cohort.gather import Cohort, gather
 from fedsdr.errors import RoundFailed
 from fedsdr.evaluate.means import ClientScores, means
 from fedsdr.parts.algorithm import Algorithm, is_part
+from fedsdr.runs.digests import Written, read_written, trusted
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.ledger import LEDGER, Ledger
 from fedsdr.runs.spool import SpooledUpdates
-from fedsdr.runs.timings import TIMINGS, timed
+from fedsdr.runs.timings import keep_timings, timed
 from fedsdr.tensors import nbytes, rng_sample
 from fedsdr.types import Order, ServerState, Update
 
 ROUNDS, VALIDATION, DIAGNOSTICS = "rounds.jsonl", "validation.jsonl", "diagnostics.jsonl"
+RECORDS = (ROUNDS, VALIDATION, DIAGNOSTICS, LEDGER)  # of which a checkpoint knows every row
 Scores = Mapping[str, Mapping[str, float]]  # mix -> measure -> mean over clients
 Row = Mapping[str, Any]
 # Whoever looks at a round once it is combined: the state before it, what was admitted, what of that
@@ -87,7 +89,7 @@ def run_rounds(
     observe: Observe | None = None,
 ) -> Outcome:
     """Run, or go on from the last good checkpoint, to the last round."""
-    state, best = _recover(first, run, note)
+    state, best, written = _recover(first, run, settings.rounds, note)
     for number in range(state.round + 1, settings.rounds + 1):
         if settings.patience is not None and best.waited >= settings.patience:
             break
@@ -123,7 +125,9 @@ def run_rounds(
             with timed(run, "diagnostics", number):
                 seen = observe(before, updates, kept, state)
             run.append_row(DIAGNOSTICS, {"round": number, **seen})
-        _commit(run, number, state, best, updates, refused, scores, down, settings, told)
+        written = _commit(
+            run, number, state, best, updates, refused, scores, down, settings, told, written
+        )
     return Outcome(state, best.rounds)
 
 
@@ -173,22 +177,29 @@ def _refuse_diverged(number: int, found: Scores) -> None:
 
 
 def _recover(
-    first: ServerState, run: RunDirectory, note: Callable[[str], None]
-) -> tuple[ServerState, _Best]:
-    """The last good checkpoint, or the start; rows of rounds that it does not know are dropped."""
-    if not run.checkpoints():
-        run.save_checkpoint(
-            0, {"shared": first.shared, "slots": first.slots}, _meta(first, _Best())
-        )
-    number, stored, problems = run.load_latest_checkpoint()
+    first: ServerState, run: RunDirectory, rounds: int, note: Callable[[str], None]
+) -> tuple[ServerState, _Best, Written]:
+    """The last good checkpoint, or the start. Rows that it does not know are dropped, and those
+    that it knows must be what they were."""
+    if not any(number <= rounds for number in run.checkpoints()):
+        tensors, nothing = {"shared": first.shared, "slots": first.slots}, Written(RECORDS)
+        run.save_checkpoint(0, tensors, _meta(first, _Best(), nothing))
+    number, stored, problems = run.load_latest_checkpoint(rounds)
     for problem in problems:
         note(f"{problem}; going on from round {number}")
-    for file in (ROUNDS, VALIDATION, DIAGNOSTICS, TIMINGS, LEDGER):
-        run.keep_rows(file, number)
+    if "written" in stored.meta:
+        written = read_written(RECORDS, stored.meta["written"])
+        written.verify(run.root)
+    else:
+        note("a version that kept no digests of rows began this run: they are taken as they are")
+        written = trusted(run.root, RECORDS, number)
+    keep_timings(run, number)
     best = _Best(**stored.meta["best"])
-    _tidy(run, number, best)  # a kill may have come between a checkpoint and this
+    run.drop_checkpoints_after(number)
+    _tidy(run, number, best, number + 1)  # a kill may have come between a checkpoint and this
+    run.check_spool(number + 1)
     shared, slots = stored.tensors.get("shared", {}), stored.tensors.get("slots", {})
-    return replace(first, round=number, shared=shared, slots=slots), best
+    return replace(first, round=number, shared=shared, slots=slots), best, written
 
 
 def _orders(
@@ -244,8 +255,9 @@ def _commit(
     down: int,
     settings: LoopSettings,
     told: Callable[[Row], None],
-) -> None:
-    """Record the round, then commit it by its checkpoint."""
+    written: Written,
+) -> Written:
+    """Record the round, then commit it by its checkpoint, which knows every row until then."""
     ledger, losses, up, steps, tokens = Ledger(run), dict[str, float](), 0, 0.0, 0.0
     for update in updates:
         ledger.record(number, update.client_id, "up", update.shared, "change of the shared branch")
@@ -269,18 +281,20 @@ def _commit(
         "best_rounds": dict(best.rounds),
     }
     run.append_row(ROUNDS, row)
+    written = written.after(run.root, number)
     tensors = {"shared": state.shared, "slots": state.slots}
-    run.save_checkpoint(number, tensors, _meta(state, best))
+    run.save_checkpoint(number, tensors, _meta(state, best, written))
     _tidy(run, number, best)
     told(row)
+    return written
 
 
-def _tidy(run: RunDirectory, number: int, best: _Best) -> None:
+def _tidy(run: RunDirectory, number: int, best: _Best, under_way: int | None = None) -> None:
     """Keep what a resume, or one that has to go back a round, may need, and the best rounds."""
     run.prune_checkpoints(2, set(best.rounds.values()))
-    run.prune_client_states(number, set(best.rounds.values()))
-    run.drop_spool(number)
+    run.prune_client_states(under_way)
+    run.drop_spool(number, under_way)
 
 
-def _meta(state: ServerState, best: _Best) -> dict[str, Any]:
-    return {"round": state.round, "best": asdict(best)}
+def _meta(state: ServerState, best: _Best, written: Written) -> dict[str, Any]:
+    return {"round": state.round, "best": asdict(best), "written": written.facts()}

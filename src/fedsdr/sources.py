@@ -16,14 +16,15 @@ from fedsdr.data.formats import Table, read_table
 from fedsdr.data.manifest import (
     ManifestInfo,
     apply_manifest,
+    manifest_text,
     read_manifest,
     row_digest,
     source_of,
-    write_manifest,
 )
 from fedsdr.data.partition import PartitionSpec, partition
 from fedsdr.errors import DataError
 from fedsdr.evaluate.scoring import HeldOutLoss, Scorer
+from fedsdr.runs.files import write_text_atomic
 from fedsdr.types import ClientData
 
 
@@ -48,8 +49,11 @@ class Federation:
                 sha.update("".join(map(row_digest, part)).encode() + b"\n")
         return sha.hexdigest()
 
+    def manifest(self) -> str:
+        return manifest_text(self.clients, self.info)
+
     def write_manifest(self, path: Path) -> None:
-        write_manifest(path, self.clients, self.info)
+        write_text_atomic(path, self.manifest())
 
 
 def load_federation(recipe: Recipe) -> Federation:

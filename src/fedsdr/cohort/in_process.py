@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedsdr.cohort.branches import Branches
+from fedsdr.cohort.used import check_used
 from fedsdr.data.render import Rendered, render
 from fedsdr.distill.audit import AuditRow
 from fedsdr.distill.rewrite import Note, Rewriting, Teacher, note_nothing, rewrite
@@ -198,6 +199,8 @@ class InProcessCohort:
             include_texts=self.include_texts,
             note=self.note,
         )
+        who = (teacher or Teacher()).digest
+        check_used(self.run, client_id, str(view), who, texts, audit, self.note)
         self.audit[client_id] = audit
         return texts
 

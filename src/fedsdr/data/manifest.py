@@ -81,7 +81,7 @@ def source_of(path: Path) -> Source:
         return Source(path.name, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo) -> None:
+def manifest_text(clients: Iterable[ClientData], info: ManifestInfo) -> str:
     clients = sorted(clients, key=lambda client: client.client_id)
     for client in clients:
         if not is_client_id(client.client_id):
@@ -100,7 +100,11 @@ def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo
             for client in clients
         ],
     }
-    write_text_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo) -> None:
+    write_text_atomic(path, manifest_text(clients, info))
 
 
 def read_manifest(path: Path) -> Manifest:

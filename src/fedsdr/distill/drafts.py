@@ -1,12 +1,14 @@
 """Drafts on disk: one client's rewrites, a JSON line each, in files of limited length.
 
 Lines are only ever appended, and are on the disk when `add` returns. In memory is where each draft
-stands, not what it says. A torn line, which a kill leaves behind, is as if it had never been.
+stands, not what it says. A torn line, which a kill leaves behind, is as if it had never been; so is
+one that was changed (each has a digest), and that is told.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -26,6 +28,7 @@ class Drafts:
         self.folder, self.name = folder, name
         self._places = dict[str, tuple[int, int]]()  # key -> file, byte
         self._last, self._rows = 1, 0  # the file that is written, and its lines
+        self._changed = dict[str, str]()  # where -> key
         while self.file(self._last).is_file():
             self._read(self._last)
             self._last += 1
@@ -36,6 +39,10 @@ class Drafts:
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
+
+    def changed(self) -> list[str]:
+        """The lines that are not what was written, of drafts that are nowhere else."""
+        return [where for where, key in self._changed.items() if key not in self._places]
 
     def file(self, number: int) -> Path:
         return self.folder / (
@@ -88,10 +95,13 @@ class Drafts:
         try:
             with self.file(number).open("rb") as lines:  # bytes: a kill may tear a letter
                 for line in lines:
-                    if (key := _key(line)) is not None:
-                        self._places[key] = (number, at)
-                    at += len(line)
                     self._rows += 1
+                    key, whole = _key(line)
+                    if key is not None and whole:
+                        self._places[key] = (number, at)
+                    elif key is not None:
+                        self._changed[f"{self.file(number)}, line {self._rows}"] = key
+                    at += len(line)
         except OSError as error:
             raise RunError(f"{self.file(number)}: cannot be read: {error.strerror}") from error
 
@@ -99,13 +109,19 @@ class Drafts:
 def _line(key: str, draft: Draft) -> bytes:
     # Escaped where it is not ASCII: half of a surrogate pair could not be encoded.
     row = {"key": key, "text": draft.text, "hit_limit": draft.hit_limit}
-    return json.dumps(row).encode() + b"\n"
+    return json.dumps({**row, "digest": _digest(row)}).encode() + b"\n"
 
 
-def _key(line: bytes) -> str | None:
-    """None where a kill tore the line: that draft is made again."""
+def _key(line: bytes) -> tuple[str | None, bool]:
+    """The key, and whether the draft is as it was written. No key where a kill tore the line."""
     try:
         row = json.loads(line)
-        return row["key"] if {"text", "hit_limit"} <= row.keys() else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+        key, digest = str(row["key"]), row.pop("digest", None)  # earlier versions wrote none
+        kinds = isinstance(row["text"], str) and isinstance(row["hit_limit"], bool)
+        return key, kinds and digest in (None, _digest(row))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, False
+
+
+def _digest(row: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]

@@ -91,6 +91,8 @@ def rewrite(
         worn = worn_teacher(lora, teacher)
         engine = BuiltIn(lora.base, how.sampling, how.batch, teacher.digest, worn)
     drafts = Drafts(cache, client_id)
+    for place in drafts.changed():
+        note(f"{place}, is not the draft that was written; it is made anew")
     return rewrite_by(engine, client_id, examples, selection, how, drafts, tell, include_texts)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 from fedsdr.assembly import Experiment
 from fedsdr.cohort.in_process import RAW, InProcessCohort
 from fedsdr.data.render import Rendered
+from fedsdr.distill.rewrite import Note
+from fedsdr.keepsakes.again import write_again
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.files import write_json_atomic
+from fedsdr.runs.files import pretty
 from fedsdr.types import ClientData, Example
 
 PROFILE = "profile.json"
@@ -21,11 +23,11 @@ LABELS, LABEL_LENGTH, OTHER = 64, 80, "other"
 FEWEST = 5  # rows that share a label: one that marks a row or two may name a person
 
 
-def keep_profile(experiment: Experiment, run: RunDirectory, cohort: InProcessCohort) -> None:
+def keep_profile(
+    experiment: Experiment, run: RunDirectory, cohort: InProcessCohort, note: Note
+) -> None:
     """How many rows each client has, of what kind, and how long: of the training rows, in tokens as
-    they are trained on. Once per run."""
-    if (run.root / PROFILE).is_file():
-        return
+    they are trained on."""
     if not experiment.raw:  # a resume needs them here for the first time
         experiment.tokenise()
         cohort.tokens.update({(c, RAW): rows for c, rows in experiment.raw.items()})
@@ -52,7 +54,7 @@ def keep_profile(experiment: Experiment, run: RunDirectory, cohort: InProcessCoh
             "prompt_tokens": histogram([row.prompt for row in raw[name]]),
             "response_tokens": lengths,
         }
-    write_json_atomic(run.root / PROFILE, {"clients": profiles})
+    write_again(run.root / PROFILE, pretty({"clients": profiles}), note)
 
 
 def histogram(lengths: Sequence[int]) -> dict[str, Any]:

@@ -14,20 +14,26 @@ from fedsdr.distill.audit import AuditRow
 from fedsdr.distill.checks import prompt_text
 from fedsdr.distill.engine import Teacher
 from fedsdr.distill.facts import compare_facts
+from fedsdr.distill.rewrite import Note
+from fedsdr.keepsakes.again import differs
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.files import rows_text
 from fedsdr.runs.purge import REWRITES
 from fedsdr.types import ClientData, Example
 
 FACTS = ("numbers_lost", "numbers_invented", "names_lost", "names_invented")
 
 
-def keep_rewrites(experiment: Experiment, run: RunDirectory, cohort: InProcessCohort) -> None:
+def keep_rewrites(
+    experiment: Experiment, run: RunDirectory, cohort: InProcessCohort, note: Note
+) -> None:
     """Each example beside its rewrite, and what was lost or invented, as far as the cohort has
     rewritten by now."""
     for client in experiment.trained:
-        there = run.private_file(client.client_id, REWRITES).is_file()
-        if not there and (audit := cohort.audit.get(client.client_id)):
-            _keep_rewrites(experiment, run, client, audit)
+        if audit := cohort.audit.get(client.client_id):
+            rows = list(_rewrites(experiment, client, audit))
+            if differs(run.private_file(client.client_id, REWRITES), rows_text(rows), note):
+                run.save_private_rows(client.client_id, REWRITES, rows)
 
 
 def keep_last_rewrites(
@@ -42,7 +48,8 @@ def keep_last_rewrites(
             continue  # never asked to train
         flats = experiment.branches.stack(state.tensors.get("teacher", {}))
         cohort.examples(client.client_id, views[0], Teacher(state.meta["teacher"], flats))
-        _keep_rewrites(experiment, run, client, cohort.audit.pop(client.client_id))
+        audit = cohort.audit.pop(client.client_id)
+        run.save_private_rows(client.client_id, REWRITES, _rewrites(experiment, client, audit))
 
 
 def judged(experiment: Experiment, example: Example, text: str) -> str | None:
@@ -60,12 +67,6 @@ def verdict(question: Question, text: str) -> str:
     if found.invented_names:
         return "invented name"
     return "incomplete" if found.missing else "faithful"
-
-
-def _keep_rewrites(
-    experiment: Experiment, run: RunDirectory, client: ClientData, audit: Sequence[AuditRow]
-) -> None:
-    run.save_private_rows(client.client_id, REWRITES, _rewrites(experiment, client, audit))
 
 
 def _rewrites(

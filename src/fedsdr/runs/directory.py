@@ -5,6 +5,7 @@
     checkpoints/round-00003/     the server's state after round 3
     clients/<id>/round-00003/    a client's private state after round 3; never sent
     clients/<id>/*.jsonl         its own texts, for those who look at them on this machine
+    clients/<id>/rewritten/      digests of the rewrites that it trained on
     updates/round-00003/<id>/    updates of a round that is under way (the spool)
     adapters/  rewrites/
 
@@ -28,11 +29,12 @@ from fedsdr.runs.artifact import (
     recover,
     remove_artifact,
     save_artifact,
+    written_as,
 )
 from fedsdr.runs.files import JSON
 from fedsdr.types import Tensors
 
-ROUND = re.compile(r"round-(\d{5,})")
+ROUND = re.compile(r"round-([0-9]{5}|[1-9][0-9]{5,})")  # the one way to write each number
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,6 @@ class RunDirectory:
         """All rows but a torn last one, which is what a kill leaves behind."""
         return files.read_rows(self._rows_path(file))
 
-    def keep_rows(self, file: str, last_round: int) -> None:
-        """Drop the rows of later rounds, which a resume will write anew."""
-        files.keep_rows(self._rows_path(file), last_round)
-
     # Checkpoints
 
     def save_checkpoint(
@@ -111,7 +109,7 @@ class RunDirectory:
             for client_id in self._clients()
             if (newest := _newest(self._state_rounds(client_id), round + 1)) is not None
         }
-        return self._save(_checkpoint(round), tensors, meta, states)
+        return self._save(_checkpoint(round), tensors, meta, states=states)
 
     def checkpoints(self) -> list[int]:
         return _rounds(artifacts_in(self.root / "checkpoints"))
@@ -119,17 +117,21 @@ class RunDirectory:
     def load_checkpoint(self, round: int) -> Artifact:
         return self._load(_checkpoint(round))[0]
 
-    def load_latest_checkpoint(self) -> tuple[int, Artifact, list[str]]:
-        """The newest round of which the checkpoint and the clients' states it counts on are whole.
+    def load_latest_checkpoint(self, most: int | None = None) -> tuple[int, Artifact, list[str]]:
+        """The newest round (of `most`) of which the checkpoint and the clients' states it counts on
+        are whole.
 
         With it comes a message on what is wrong with each newer one.
         """
         self.refuse_if_purged()
         problems: list[str] = []
         for round in reversed(self.checkpoints()):
+            if most is not None and round > most:
+                problems.append(f"checkpoint of round {round} cannot be used: the run has {most}")
+                continue
             try:
-                artifact, states = self._load(_checkpoint(round))
-                for client_id, state_round in states.items():
+                artifact, about = self._load(_checkpoint(round))
+                for client_id, state_round in about["states"].items():
                     self._load(_state(client_id, state_round))
             except CorruptArtifact as error:
                 problems.append(f"checkpoint of round {round} cannot be used: {error}")
@@ -139,10 +141,18 @@ class RunDirectory:
         raise CorruptArtifact("; ".join([none, *problems]))
 
     def prune_checkpoints(self, keep: int, also: Collection[int] = ()) -> None:
-        """Keep the newest `keep`, and those of the rounds in `also`."""
+        """Keep the newest `keep` that are checkpoints of this run, and those of the rounds in
+        `also`. What only has the name of one must not take the place of one."""
         rounds = self.checkpoints()
-        for round in set(rounds[: max(len(rounds) - keep, 0)]) - set(also):
+        sound = [round for round in rounds if self._written_as(_checkpoint(round)) is not None]
+        for round in set(rounds) - set(sound[max(len(sound) - keep, 0) :]) - set(also):
             remove_artifact(self.inside(_checkpoint(round)))
+
+    def drop_checkpoints_after(self, round: int) -> None:
+        """Of rounds that a resume trains again: they would crowd out those it makes."""
+        for later in self.checkpoints():
+            if later > round:
+                remove_artifact(self.inside(_checkpoint(later)))
 
     # Private state of the clients
 
@@ -160,14 +170,17 @@ class RunDirectory:
         newest = _newest(self._state_rounds(client_id), before_round)
         return None if newest is None else self._load(_state(client_id, newest))[0]
 
-    def prune_client_states(self, committed_round: int, also: Collection[int] = ()) -> None:
-        """Keep what the checkpoints of that round, of the one before it and of `also` count on."""
+    def prune_client_states(self, under_way: int | None = None) -> None:
+        """Keep what the checkpoints count on, and the states of a round that is under way."""
+        counted = [self._written_as(_checkpoint(round)) for round in self.checkpoints()]
+        needed = {
+            (client_id, round)
+            for about, _ in filter(None, counted)
+            for client_id, round in about["states"].items()
+        }
         for client_id in self._clients():
-            rounds = self._state_rounds(client_id)
-            before = _newest(rounds, committed_round)
-            needed = {_newest(rounds, round + 1) for round in also}
-            for round in rounds:
-                if before is not None and round < before and round not in needed:
+            for round in self._state_rounds(client_id):
+                if (client_id, round) not in needed and round != under_way:
                     remove_artifact(self.inside(_state(client_id, round)))
 
     # Texts of the clients, beside their states: as private, and no part of any checkpoint
@@ -181,6 +194,15 @@ class RunDirectory:
         """All rows at once, in place of those that were there."""
         files.write_rows_atomic(self.private_file(client_id, file), rows)
 
+    def save_private_facts(self, client_id: str, name: str, facts: Mapping[str, JSON]) -> None:
+        """Facts without tensors, as proof against damage as a state."""
+        self._save(_private(client_id, name), {}, facts)
+
+    def load_private_facts(self, client_id: str, name: str) -> Mapping[str, Any] | None:
+        """None where there are none yet."""
+        at = _private(client_id, name)
+        return self._load(at)[0].meta if (self.inside(at)).is_dir() else None
+
     # The spool: updates that have arrived in a round that is not yet committed
 
     def save_update(
@@ -190,47 +212,69 @@ class RunDirectory:
         tensors: Mapping[str, Tensors],
         meta: Mapping[str, JSON],
     ) -> str:
-        return self._save(_update(client_id, round), tensors, meta)
+        state = self._written_as(_state(client_id, round))
+        return self._save(
+            _update(client_id, round), tensors, meta, state=state[1] if state else None
+        )
 
     def load_update(self, client_id: str, round: int) -> Artifact:
         return self._load(_update(client_id, round))[0]
 
     def spooled(self, round: int) -> set[str]:
-        """The clients whose update is here and whole; damaged ones are removed, to be redone."""
+        """The clients whose update is here and whole, with the private state that was stored before
+        it; damaged ones are removed, to be redone."""
         whole: set[str] = set()
-        for client_id in _safe(artifacts_in(self.root / "updates" / _folder(round))):
+        for client_id in _safe(artifacts_in(self.inside(f"updates/{_folder(round)}"))):
             try:
-                self.load_update(client_id, round)
+                _, about = self._load(_update(client_id, round))
+                state = self._written_as(_state(client_id, round))
+                if "state" in about and about["state"] != (state[1] if state else None):
+                    raise CorruptArtifact("its private state is not the one stored with it")
             except CorruptArtifact:
                 remove_artifact(self.inside(_update(client_id, round)))
             else:
                 whole.add(client_id)
         return whole
 
-    def drop_spool(self, upto_round: int) -> None:
+    def check_spool(self, round: int) -> None:
+        """Remove the updates of clients whose private state of that round is damaged inside."""
+        for client_id in self.spooled(round):
+            try:
+                if round in self._state_rounds(client_id):
+                    self._load(_state(client_id, round))
+            except CorruptArtifact:
+                remove_artifact(self.inside(_update(client_id, round)))
+
+    def drop_spool(self, upto_round: int, under_way: int | None = None) -> None:
+        """With a round `under_way`, all but what waits in that one."""
         for round in _rounds(artifacts_in(self.root / "updates")):
-            if round <= upto_round:
+            if round <= upto_round or (under_way is not None and round != under_way):
                 remove_artifact(self.inside(f"updates/{_folder(round)}"))
 
     def _save(
-        self,
-        at: str,
-        tensors: Mapping[str, Tensors],
-        meta: Mapping[str, JSON],
-        states: Mapping[str, int] | None = None,
+        self, at: str, tensors: Mapping[str, Tensors], meta: Mapping[str, JSON], **more: JSON
     ) -> str:
-        about: dict[str, JSON] = {"run": self.facts().get("run"), "at": at, "states": states or {}}
+        about: dict[str, JSON] = {"run": self.facts().get("run"), "at": at, "states": {}, **more}
         return save_artifact(self.inside(at), tensors, {"about": about, "meta": meta})
 
-    def _load(self, at: str) -> tuple[Artifact, dict[str, int]]:
-        """An artifact written for this very place, and the client states that it counts on."""
+    def _load(self, at: str) -> tuple[Artifact, Mapping[str, Any]]:
+        """An artifact written for this very place, and what it says about that: for a checkpoint,
+        the client states that it counts on."""
         stored = load_artifact(self.inside(at))
         about = stored.meta.get("about", {})
         if about.get("at") != at or about.get("run") != self.facts().get("run"):
             raise CorruptArtifact(
                 f"{self.root / at} was written as {about.get('at')!r} of run {about.get('run')!r}"
             )
-        return Artifact(stored.tensors, stored.meta["meta"], stored.digest), about["states"]
+        return Artifact(stored.tensors, stored.meta["meta"], stored.digest), about
+
+    def _written_as(self, at: str) -> tuple[Mapping[str, Any], str] | None:
+        """What an artifact says about its place, and its digest, if it looks like one of this run
+        that was written there; its tensors are not read."""
+        found = written_as(self.inside(at))
+        about = found[0].get("about", {}) if found else {}
+        own = about.get("at") == at and about.get("run") == self.facts().get("run")
+        return (about, found[1]) if found and own else None
 
     def _clients(self) -> list[str]:
         return _safe(artifacts_in(self.root / "clients"))
@@ -252,6 +296,10 @@ def _checkpoint(round: int) -> str:
 
 def _state(client_id: str, round: int) -> str:
     return f"clients/{files.checked_name(client_id)}/{_folder(round)}"
+
+
+def _private(client_id: str, name: str) -> str:
+    return f"clients/{files.checked_name(client_id)}/{files.checked_name(name)}"
 
 
 def _update(client_id: str, round: int) -> str:

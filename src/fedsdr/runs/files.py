@@ -44,7 +44,12 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_rows_atomic(path: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
     """The same of JSON lines, which need not all be in memory at once."""
     with replacing(path) as file:
-        file.writelines(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+        file.writelines(line.encode() for line in _row_lines(rows))
+
+
+def rows_text(rows: Iterable[Mapping[str, JSON]]) -> str:
+    """As `write_rows_atomic` writes them."""
+    return "".join(_row_lines(rows))
 
 
 @contextmanager
@@ -146,14 +151,6 @@ def read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     return found
 
 
-def keep_rows(path: Path, last_round: int) -> None:
-    """Drop the rows of later rounds and a torn last one; the bytes of the others stay."""
-    kept = [line for line, row in read_lines(path) if row.get("round", last_round) <= last_round]
-    text = b"".join(kept).decode()
-    if path.exists() and path.read_bytes() != text.encode():
-        write_text_atomic(path, text)
-
-
 def pretty(value: JSON) -> str:
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -245,6 +242,10 @@ def _beside(path: Path) -> Generator[tuple[BinaryIO, str]]:
 def _settle(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _row_lines(rows: Iterable[Mapping[str, JSON]]) -> Iterable[str]:
+    return (json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def _append(handle: int, line: bytes) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
+from fedsdr.errors import CorruptArtifact
+from fedsdr.runs.digests import LARGEST
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.files import write_text_atomic
+from fedsdr.runs.plain import open_plain
 
 TIMINGS = "timings.jsonl"
 
@@ -19,3 +26,33 @@ def timed(run: RunDirectory, phase: str, number: int = 0) -> Generator[None]:
     yield
     seconds = round(time.monotonic() - began, 3)
     run.append_row(TIMINGS, {"round": number, "phase": phase, "seconds": seconds})
+
+
+def keep_timings(run: RunDirectory, last_round: int) -> None:
+    """Drop the rows of later rounds. No result hangs on the others, so that what is damaged or
+    there twice is dropped too, and stops nobody."""
+    path, kept = run.root / TIMINGS, dict[object, bytes]()
+    try:
+        with open_plain(path, LARGEST, CorruptArtifact, follow=False) as file:
+            lines = file.readlines()
+    except FileNotFoundError:
+        return
+    for place, line in enumerate(lines):
+        number, phase = _timed(line)
+        if 0 <= number <= last_round:
+            kept.setdefault((number, phase) if number else place, line)
+    if (text := b"".join(kept.values())) != b"".join(lines):
+        write_text_atomic(path, text.decode())
+
+
+def _timed(line: bytes) -> tuple[int, str]:
+    """The round and the phase of a row; a round of −1 if it is none."""
+    try:
+        found: Any = json.loads(line.decode("ascii"))
+    except (ValueError, RecursionError):
+        return -1, ""
+    row = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    number, phase, seconds = (row.get(name) for name in ("round", "phase", "seconds"))
+    measured = type(seconds) in (int, float) and math.isfinite(cast("float", seconds))
+    whole = type(number) is int and isinstance(phase, str) and line.endswith(b"\n")
+    return (number, phase) if whole and measured else (-1, "")

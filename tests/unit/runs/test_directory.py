@@ -202,23 +202,7 @@ def test_bad_rows_elsewhere_are_named(run: RunDirectory) -> None:
         assert run.rows("rounds.jsonl") == [{"round": 1}]
         path.write_bytes(b'{"round": 1}\n' + bad + b'\n{"rou')
         with pytest.raises(CorruptArtifact, match=r"rounds\.jsonl, line 2"):
-            run.keep_rows("rounds.jsonl", 1)
-
-
-def test_keep_rows_drops_later_rounds_and_the_torn_tail(run: RunDirectory) -> None:
-    path = run.root / "rounds.jsonl"
-    assert run.rows("rounds.jsonl") == []
-    run.keep_rows("rounds.jsonl", 3)
-    assert not path.exists()
-    path.write_bytes(b'{"note":1}\n{"round": 0}\n{"round" :2}\n{"round": 3}\n{"rou')
-    run.keep_rows("rounds.jsonl", 2)
-    assert path.read_bytes() == b'{"note":1}\n{"round": 0}\n{"round" :2}\n'
-    inode = path.stat().st_ino
-    run.keep_rows("rounds.jsonl", 2)
-    assert path.stat().st_ino == inode
-    run.keep_rows("rounds.jsonl", -1)
-    assert path.read_bytes() == b'{"note":1}\n'
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            run.rows("rounds.jsonl")
 
 
 def test_a_row_that_cannot_be_written_leaves_nothing(
@@ -322,6 +306,43 @@ def test_pruned_checkpoints(run: RunDirectory) -> None:
     assert run.checkpoints() == []
 
 
+@pytest.mark.parametrize("what", ["empty", "a copy", "without its tensors", "of another run"])
+def test_what_only_bears_the_name_of_a_checkpoint_gets_none_pruned(
+    run: RunDirectory, tmp_path: Path, what: str
+) -> None:
+    play(run, 4)
+    folder = run.root / "checkpoints"
+    planted = folder / "round-99999"
+    if what == "empty":
+        planted.mkdir()
+    elif what == "of another run":
+        other = RunDirectory.create(tmp_path / "other", RECIPE, {**FACTS, "run": "r2"})
+        other.save_checkpoint(99999, tensors(1.0), {})
+        shutil.copytree(other.root / "checkpoints" / "round-99999", planted)
+    else:
+        shutil.copytree(folder / "round-00002", planted)
+        if what == "without its tensors":
+            (planted / "shared.safetensors").unlink()
+    run.prune_checkpoints(2)
+    assert sorted(os.listdir(folder)) == ["round-00003", "round-00004"]
+    assert run.load_latest_checkpoint()[0] == 4
+
+
+def test_one_number_has_one_name(run: RunDirectory) -> None:
+    """Other digits, or more zeros, would be a second checkpoint of the same round."""
+    play(run, 3)
+    for name in ("round-000004", "round-\u0660\u0660\u0660\u0660\u0664", "round-00004x", "round-4"):
+        (run.root / "checkpoints" / name).mkdir()
+    assert run.checkpoints() == [1, 2, 3]
+
+
+def test_a_checkpoint_beyond_the_last_round_is_none(run: RunDirectory) -> None:
+    play(run, 3)
+    number, _, problems = run.load_latest_checkpoint(2)
+    assert (number, len(problems)) == (2, 1)
+    assert "round 3 cannot be used: the run has 2" in problems[0]
+
+
 # Private state and spool
 
 
@@ -337,21 +358,43 @@ def test_client_state_before_a_round(run: RunDirectory) -> None:
         run.load_client_state("a", 5)
 
 
-def test_pruning_keeps_what_a_fall_back_needs(run: RunDirectory) -> None:
-    for client_id, rounds in {"every": range(1, 6), "rare": (1, 3), "new": (5,)}.items():
-        for number in rounds:
+def test_pruning_keeps_what_the_checkpoints_count_on(run: RunDirectory) -> None:
+    trained = {"every": range(1, 6), "rare": (1, 3), "new": (5,)}
+    for number in range(1, 6):
+        for client_id in (c for c, rounds in trained.items() if number in rounds):
             run.save_client_state(client_id, number, tensors(number), {"round": number})
-    run.prune_client_states(5, also={2})
+        run.save_checkpoint(number, tensors(number), {})
 
     def kept(client_id: str) -> list[str]:
         return sorted(os.listdir(run.root / "clients" / client_id))
 
+    run.prune_checkpoints(2, {2})
+    run.prune_client_states()
     assert kept("every") == ["round-00002", "round-00004", "round-00005"]
     assert kept("rare") == ["round-00001", "round-00003"]
     assert kept("new") == ["round-00005"]
-    run.prune_client_states(5)
+    run.prune_checkpoints(2)
+    run.prune_client_states()
     assert kept("every") == ["round-00004", "round-00005"]
     assert kept("rare") == ["round-00003"]
+
+
+def test_planted_states_get_none_pruned_and_go(run: RunDirectory) -> None:
+    """Of the round under way, states are there before any checkpoint knows of them."""
+    play(run, 3, ("a",))
+    run.prune_checkpoints(2)
+    planted = {run.root / "clients" / "a" / f"round-{n}" for n in ("00000", "99999")}
+    for path in planted:
+        path.mkdir()
+    run.save_client_state("a", 4, tensors(4), {})
+    run.prune_client_states(under_way=4)
+    assert sorted(os.listdir(run.root / "clients" / "a")) == [
+        "round-00002", "round-00003", "round-00004"
+    ]  # fmt: skip
+    run.prune_client_states()
+    assert sorted(os.listdir(run.root / "clients" / "a")) == ["round-00002", "round-00003"]
+    shutil.rmtree(run.root / "checkpoints" / "round-00003")
+    assert run.load_latest_checkpoint()[0] == 2
 
 
 def test_after_pruning_one_checkpoint_can_still_be_lost(run: RunDirectory) -> None:
@@ -361,10 +404,38 @@ def test_after_pruning_one_checkpoint_can_still_be_lost(run: RunDirectory) -> No
             run.save_client_state(client_id, number, tensors(number), {"round": number})
         run.save_checkpoint(number, tensors(number), {})
         run.prune_checkpoints(2)
-        run.prune_client_states(number)
+        run.prune_client_states()
         assert run.load_latest_checkpoint()[0] == number
     shutil.rmtree(run.root / "checkpoints" / "round-00004")
     assert run.load_latest_checkpoint()[0] == 3
+
+
+@pytest.mark.parametrize("how", ["missing", "another", "damaged inside"])
+def test_an_update_counts_with_the_state_that_was_stored_before_it(
+    run: RunDirectory, how: str
+) -> None:
+    for client_id in ("a", "b"):
+        run.save_client_state(client_id, 1, tensors(1), {})
+        run.save_update(client_id, 1, tensors(1), {"weight": 1.0})
+    run.save_update("c", 1, tensors(1), {"weight": 1.0})  # of one that keeps nothing
+    state = run.root / "clients" / "b" / "round-00001"
+    if how == "missing":
+        shutil.rmtree(state)
+    elif how == "another":
+        run.save_client_state("b", 1, tensors(2), {})
+    else:
+        damage(state)
+        run.check_spool(1)
+    assert run.spooled(1) == {"a", "c"}
+
+
+def test_private_facts(run: RunDirectory) -> None:
+    assert run.load_private_facts("a", "rewritten") is None
+    run.save_private_facts("a", "rewritten", {"used": [1, 2]})
+    assert run.load_private_facts("a", "rewritten") == {"used": [1, 2]}
+    shutil.copytree(run.root / "clients" / "a", run.root / "clients" / "b")
+    with pytest.raises(CorruptArtifact, match="was written as 'clients/a/rewritten'"):
+        run.load_private_facts("b", "rewritten")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +480,7 @@ def test_texts_lie_beside_the_states_and_are_in_nobodys_way(run: RunDirectory) -
     run.save_private_rows("a", "rewrites.jsonl", rows)
     run.save_private_rows("z", "answers.jsonl", rows[:1])  # of a client that never trained
     play(run, 3)
-    run.prune_client_states(3)
+    run.prune_client_states()
     run.recover()
     file = run.private_file("a", "rewrites.jsonl")
     assert [json.loads(line) for line in file.read_text().splitlines()] == rows
