@@ -16,7 +16,8 @@ from fedsdr.cohort.admit import Expected
 from fedsdr.cohort.gather import Cohort, gather
 from fedsdr.errors import RoundFailed
 from fedsdr.evaluate.means import ClientScores, means
-from fedsdr.parts.algorithm import Algorithm, is_part
+from fedsdr.parts.algorithm import Algorithm
+from fedsdr.parts.mix import is_part
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.ledger import LEDGER, Ledger
 from fedsdr.runs.spool import SpooledUpdates

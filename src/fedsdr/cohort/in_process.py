@@ -184,7 +184,7 @@ class InProcessCohort:
         if isinstance(view, Mixed):
             rewritten = self.examples(client_id, view.rewritten, teacher)
             return [
-                b if derive_seed("mixed", a.id) % 10**6 < view.share * 10**6 else a
+                b if self._drawn(client_id, a) < view.share else a
                 for a, b in zip(raw, rewritten, strict=True)
             ]
         texts, audit = rewrite(
@@ -200,6 +200,10 @@ class InProcessCohort:
         )
         self.audit[client_id] = audit
         return texts
+
+    def _drawn(self, client_id: str, example: Example) -> float:
+        """From 0 to below 1 by the run's seed, the same in every round."""
+        return derive_seed(self.rewriting.seed, client_id, "mixed", example.id) % 10**6 / 10**6
 
     def _teacher(self, order: Order, state: Artifact | None) -> Teacher:
         """The base; or the global model that this client last rewrote with, renewed when it is
