@@ -23,6 +23,7 @@ from fedsdr.errors import OutOfMemory, RoundFailed
 from fedsdr.model.lora import StackedLora
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm, Stage
+from fedsdr.parts.losses import of_stage, of_term
 from fedsdr.parts.views import Mixed, Raw, Rewritten, View
 from fedsdr.runs.artifact import Artifact
 from fedsdr.runs.directory import RunDirectory
@@ -132,11 +133,11 @@ class InProcessCohort:
             lr, now = first.settings["lr"], first.round
             result = train_stage(self.lora, stage, flats, jobs, self.training, lr, start, now)
             flats = {**flats, **result.flats}
-            suffix = f"_{number + 1}" if number else ""
             for k, found in enumerate(metrics):
-                found[f"loss{suffix}"] = result.losses[k]
-                found[f"steps{suffix}"] = result.steps[k]
-                found[f"tokens{suffix}"] = result.tokens[k]
+                for term, losses in enumerate((result.losses, *result.other_losses)):
+                    found[of_term(number, term)] = losses[k]
+                found[of_stage("steps", number)] = result.steps[k]
+                found[of_stage("tokens", number)] = result.tokens[k]
         for k, order in enumerate(group):
             own = {branch: flat[k] for branch, flat in flats.items()}
             change = {branch: flat[k] - began[branch][k] for branch, flat in flats.items()}

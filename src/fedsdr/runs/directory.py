@@ -203,6 +203,9 @@ class RunDirectory:
                 whole.add(client_id)
         return whole
 
+    def drop_update(self, client_id: str, round: int) -> None:
+        remove_artifact(self.root / _update(client_id, round))
+
     def drop_spool(self, upto_round: int) -> None:
         for round in _rounds(artifacts_in(self.root / "updates")):
             if round <= upto_round:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -101,8 +101,8 @@ def test_a_weight_of_many_digits_stays_what_it_is() -> None:
 
 
 JUNK: tuple[Any, ...] = (
-    None, True, "x", "1", [], {}, (), b"1", 1j, math.nan, math.inf, -math.inf, 1e300, -1e300, 10**400,
-    10**5000, -1, object(),
+    None, True, "x", "1", [], {}, (), b"1", 1j, math.nan, math.inf, -math.inf, 1e300, -1e300,
+    10**400, 10**5000, -1, object(),
 )  # fmt: skip
 OPTIONS = [(n, o) for n, make in factories().items() for o in inspect.signature(make).parameters]
 
@@ -129,11 +129,10 @@ def test_every_option_of_every_algorithm_refuses_junk(name: str, option: str) ->
 
 def test_there_are_options_to_try() -> None:
     assert len(OPTIONS) > 40
-    assert get_args(int | str)
 
 
 def test_positional_options_are_checked_too() -> None:
-    with pytest.raises(RecipeError, match="algorithm.mu must be at least 0, it is -1"):
+    with pytest.raises(RecipeError, match=r"algorithm\.mu must be at least 0, it is -1"):
         fedprox(-1)
 
 
