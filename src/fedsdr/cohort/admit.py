@@ -92,9 +92,10 @@ def _admit_tensor(
         raise refuse(f"shape {tuple(tensor.shape)}, expected {tuple(want.shape)}", name)
     if tensor.dtype != want.dtype:
         raise refuse(f"dtype {tensor.dtype}, expected {want.dtype}", name)
-    if not bool(torch.isfinite(tensor).all()):
+    values = tensor.detach()
+    if not bool(torch.isfinite(values).all()):
         raise refuse("holds NaN or infinity", name)
-    if tensor.numel() and float(tensor.abs().max()) > LARGEST:
+    if values.numel() and float(values.abs().max()) > LARGEST:
         raise refuse(f"holds values beyond {LARGEST:g}", name)
 
 
