@@ -100,7 +100,7 @@ def assemble(
     torch.set_num_threads(threads)
     algorithm = chosen_algorithm(recipe, algorithm)
     federation = federation or load_federation(recipe)
-    federation, unseen = _hold_back(federation, recipe.data.unseen)
+    federation, unseen = hold_back(federation, recipe.data.unseen)
     _refuse_endless(recipe, federation.clients)
     base = base or open_base(recipe)
     left_out = LeftOut()
@@ -257,14 +257,15 @@ def _refuse_ranks(lora: StackedLora) -> None:
             )
 
 
-def _hold_back(federation: Federation, count: int) -> tuple[Federation, tuple[ClientData, ...]]:
+def hold_back(federation: Federation, count: int) -> tuple[Federation, tuple[ClientData, ...]]:
     """The last `count` clients never train."""
     clients = federation.clients
-    if not count:
-        return federation, ()
+    if count < 0:
+        raise RecipeError(f"data.unseen: {count} is no number of clients")
     if count >= len(clients):
         raise RecipeError(f"data.unseen: {count} of {len(clients)} clients leaves none to train")
-    return replace(federation, clients=clients[:-count]), clients[-count:]
+    trained = len(clients) - count
+    return replace(federation, clients=clients[:trained]), clients[trained:]
 
 
 def _begin(like: Tensor, how: str, start: Mapping[str, Tensor]) -> Tensor:

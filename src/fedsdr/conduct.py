@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsdr.assembly import Experiment, Watch, rewriting_settings
 from fedsdr.atlas.judge import judge
 from fedsdr.atlas.scores import faithful_shares
+from fedsdr.cohort.claims import Enrolled
 from fedsdr.cohort.in_process import RAW, InProcessCohort, rewritten_views
 from fedsdr.cohort.observer import RoundObserver
 from fedsdr.deployed import is_personal, personal_states, save_adapters, score
@@ -87,7 +88,15 @@ def conduct(
                 quorum=training.quorum,
                 evaluate_every=recipe.evaluation.every,
                 patience=recipe.evaluation.patience,
-                heaviest={c.client_id: float(max(1, len(c.train))) for c in experiment.trained},
+                enrolled={
+                    c.client_id: Enrolled(
+                        len(c.train),
+                        experiment.local,
+                        experiment.max_length,
+                        training.weights == "equal",
+                    )
+                    for c in experiment.trained
+                },
                 ranks=experiment.branches.ranks,
             ),
             experiment.base.digest,

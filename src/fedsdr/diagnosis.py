@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedsdr.assembly import Experiment, Watch, assemble, chosen_algorithm, given
+from fedsdr.assembly import Experiment, Watch, assemble, chosen_algorithm, given, hold_back
 from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered
@@ -93,19 +93,20 @@ def diagnose(
     is loaded only if a measure or rewriting needs one."""
     wanted, watch, folder = wanted or Wanted(), watch or Watch(), work_folder(Path(out))
     federation = given(clients, recipe) or load_federation(recipe)
+    trained, _ = hold_back(federation, recipe.data.unseen)
     rule = _rule(recipe, wanted, chosen_algorithm(recipe, algorithm))
     private_folder(folder)
     with run_lock(folder):
         if rule is None and not set(OF_MODEL) & set(wanted.measures):
-            count = len(federation.clients) - recipe.data.unseen
-            found = _measure(recipe, federation.clients[:count], None, {}, wanted, watch)
+            found = _measure(recipe, trained.clients, None, {}, wanted, watch)
             return _written(folder, found)
         experiment = assemble(recipe, base, algorithm, federation)
         try:
-            trained, cache = experiment.federation.clients, recipe.rewriting.cache
+            cache = recipe.rewriting.cache
             drafts = Path(cache).expanduser() if cache else folder / "drafts"
             rewrites = make_rewrites(experiment, rule, drafts, watch) if rule else {}
-            found = _measure(recipe, trained, experiment, rewrites, wanted, watch)
+            everybody = experiment.federation.clients
+            found = _measure(recipe, everybody, experiment, rewrites, wanted, watch)
             return _written(folder, found)
         finally:
             experiment.close()

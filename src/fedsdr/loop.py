@@ -13,10 +13,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from fedsdr.cohort.admit import Expected
+from fedsdr.cohort.claims import Enrolled
+from fedsdr.cohort.combining import combined
 from fedsdr.cohort.gather import Cohort, gather
 from fedsdr.errors import RoundFailed
 from fedsdr.evaluate.means import ClientScores, means
-from fedsdr.parts.algorithm import Algorithm, is_part
+from fedsdr.parts.algorithm import Algorithm
+from fedsdr.parts.losses import main_loss, term_losses
+from fedsdr.parts.mix import is_part
 from fedsdr.runs.digests import Written, read_written, trusted
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.ledger import LEDGER, Ledger
@@ -46,7 +50,7 @@ class LoopSettings:
     quorum: int = 1
     evaluate_every: int = 1
     patience: int | None = None
-    heaviest: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
+    enrolled: Mapping[str, Enrolled] = field(default_factory=lambda: dict[str, Enrolled]())
     ranks: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())  # where they differ
 
 
@@ -107,12 +111,9 @@ def run_rounds(
             )
         updates = SpooledUpdates(run, number, answered)
         down = sum(nbytes(order.shared) for order in orders)
-        kept: Iterable[Update] = updates
-        for sift in algorithm.filters:
-            kept = sift(state, kept)
         before = state
         with timed(run, "combining", number):
-            state = algorithm.combine(before, kept)
+            kept, state = combined(algorithm, before, updates, expected.shared)
         scores: Scores = {}
         if judge and (number % settings.evaluate_every == 0 or number == settings.rounds):
             with timed(run, "validation", number):
@@ -125,9 +126,10 @@ def run_rounds(
             with timed(run, "diagnostics", number):
                 seen = observe(before, updates, kept, state)
             run.append_row(DIAGNOSTICS, {"round": number, **seen})
-        written = _commit(
-            run, number, state, best, updates, refused, scores, down, settings, told, written
+        row, written = _commit(
+            algorithm, run, state, best, updates, refused, scores, down, settings, written
         )
+        told(row)
     return Outcome(state, best.rounds)
 
 
@@ -241,12 +243,13 @@ def _expected(
         }
         for order in orders
     }
-    return Expected(settings.run, number, base_digest, wanted, settings.heaviest)
+    claims = {c: e.claims(algorithm, number) for c, e in settings.enrolled.items() if c in wanted}
+    return Expected(settings.run, number, base_digest, wanted, claims)
 
 
 def _commit(
+    algorithm: Algorithm,
     run: RunDirectory,
-    number: int,
     state: ServerState,
     best: _Best,
     updates: SpooledUpdates,
@@ -254,25 +257,31 @@ def _commit(
     scores: Scores,
     down: int,
     settings: LoopSettings,
-    told: Callable[[Row], None],
     written: Written,
-) -> Written:
-    """Record the round, then commit it by its checkpoint, which knows every row until then."""
-    ledger, losses, up, steps, tokens = Ledger(run), dict[str, float](), 0, 0.0, 0.0
+) -> tuple[Row, Written]:
+    """Record the round, then commit it by its checkpoint, which knows every row until then; the
+    round's row, and what the next checkpoint goes on from."""
+    number, ledger, up, steps, tokens = state.round, Ledger(run), 0, 0.0, 0.0
+    names, main = term_losses(algorithm, number), main_loss(algorithm, number)
+    by_term = {term.name: dict[str, float]() for term in names}
     for update in updates:
         ledger.record(number, update.client_id, "up", update.shared, "change of the shared branch")
         up += nbytes(update.shared)
-        first = min((n for n in update.metrics if n.startswith("loss")), default="")
-        losses[update.client_id] = update.metrics.get(first, 0.0)  # of the first stage that ran
+        for term in names:
+            if term.metric in update.metrics:
+                by_term[term.name][update.client_id] = update.metrics[term.metric]
         steps += sum(v for name, v in update.metrics.items() if name.startswith("steps"))
         tokens += sum(v for name, v in update.metrics.items() if name.startswith("tokens"))
+    losses = by_term.pop(main.name) if main is not None else {}
     row = {
         "round": number,
         "lr": learning_rate(settings, number),
-        "clients": len(losses),
+        "clients": len(updates.clients),
         "refused": list(refused),
-        "loss": sum(losses.values()) / len(losses),
+        "loss": _mean(losses),
+        "loss_of": main.name if main is not None else "",
         "losses": losses,
+        "other_losses": {n: {"mean": _mean(of), "clients": of} for n, of in by_term.items()},
         "steps": steps,
         "tokens": tokens,
         "bytes_up": up,
@@ -285,8 +294,11 @@ def _commit(
     tensors = {"shared": state.shared, "slots": state.slots}
     run.save_checkpoint(number, tensors, _meta(state, best, written))
     _tidy(run, number, best)
-    told(row)
-    return written
+    return row, written
+
+
+def _mean(losses: Mapping[str, float]) -> float:
+    return sum(losses.values()) / len(losses) if losses else 0.0
 
 
 def _tidy(run: RunDirectory, number: int, best: _Best, under_way: int | None = None) -> None:

@@ -36,10 +36,7 @@ class StageJob:
     scales: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
 
     def steps(self, stage: Stage, settings: LocalSettings) -> int:
-        if settings.steps is not None:
-            return max(1, round(settings.steps * stage.part))
-        epochs = stage.epochs if stage.epochs is not None else settings.epochs * stage.part
-        return count_steps(max(map(len, self.rows)), settings.batch, epochs)
+        return stage_steps(max(map(len, self.rows)), stage, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,16 @@ class StageResult:
     flats: Mapping[str, Tensor]
     losses: tuple[float, ...]  # per client, mean over the stage's trained tokens, first term
     steps: tuple[int, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # first term
+    other_losses: tuple[tuple[float, ...], ...] = ()  # of the other terms
+
+
+def stage_steps(rows: int, stage: Stage, settings: LocalSettings) -> int:
+    """The optimiser steps of a client with so many rows."""
+    if settings.steps is not None:
+        return max(1, round(settings.steps * stage.part))
+    epochs = stage.epochs if stage.epochs is not None else settings.epochs * stage.part
+    return count_steps(rows, settings.batch, epochs)
 
 
 def train_stage(
@@ -85,7 +91,7 @@ def train_stage(
     rule = {
         b: Optimizer(worn[b], _trained_columns(lora, stage, b), settings) for b in sorted(trained)
     }
-    tally = _Tally(len(jobs))
+    tallies = [_Tally(len(jobs)) for _ in stage.terms]
     active = len(jobs)
     for step in range(max(counts)):
         still = sum(counts[k] > step for k in order)
@@ -112,7 +118,7 @@ def train_stage(
                 factors,
                 noise[:active],
                 [step / counts[k] for k in order[:active]],
-                tally if number == 0 else None,
+                tallies[number],
             ).items():
                 grads[branch] += term.weight * grad
         clip(grads, settings.clip)
@@ -120,12 +126,13 @@ def train_stage(
             one.step(worn[branch], grads[branch], lr)
             done[branch][:active] = worn[branch]
     back = torch.tensor(sorted(range(len(jobs)), key=order.__getitem__))
-    means, tokens = tally.means(back)
+    losses, *others = (tally.means(back) for tally in tallies)
+    tokens = tallies[0].counts(back)
     ends = {b: flat[back] for b, flat in done.items()}
     for move in stage.after:
         if move.when(round):
             ends[move.into] = move(ends, moved)
-    return StageResult(ends, means, tuple(counts), tokens)
+    return StageResult(ends, losses, tuple(counts), tokens, tuple(others))
 
 
 def _gradients(
@@ -138,7 +145,7 @@ def _gradients(
     factors: Mapping[str, Tensor],
     noise: Sequence[torch.Generator],
     progress: Sequence[float],
-    tally: _Tally | None,
+    tally: _Tally,
 ) -> dict[str, Tensor]:
     """d term / d trained branches, over the micro-batches of one optimiser step."""
     names = {part.partition(".")[0] for part in split_mix(term.train)}
@@ -166,7 +173,7 @@ def _gradients(
             term.blend,
         )
         term.objective(step).sum().backward()
-        if tally is not None and (found := step.passes.get(("now", "response"))) is not None:
+        if (found := step.passes.get(("now", "response"))) is not None:
             nll = per_client(found.nll().detach() * found.weights, found, step.block.clients)
             tally.add(nll, step.block)
     return {b: _only(lora, term, b, leaf) for b, leaf in trained.items()}
@@ -233,7 +240,7 @@ def _factors(
 
 
 class _Tally:
-    """Σ loss and Σ tokens per client over a stage."""
+    """Σ loss and Σ tokens per client over a stage, of one term."""
 
     def __init__(self, clients: int) -> None:
         self.loss = torch.zeros(clients, dtype=torch.float64)
@@ -246,6 +253,10 @@ class _Tally:
         self.weight[: block.clients] += own.sum(dim=1).double().cpu()
         self.tokens[: block.clients] += (own > 0).sum(dim=1).cpu()
 
-    def means(self, back: Tensor) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        mean = self.loss / self.weight.clamp_min(1e-12)
-        return tuple(mean[back].tolist()), tuple(self.tokens[back].tolist())
+    def means(self, back: Tensor) -> tuple[float, ...]:
+        # Of a certain prediction rounding may leave less than the zero that it is.
+        mean = (self.loss / self.weight.clamp_min(1e-12)).clamp_min(0.0)
+        return tuple(mean[back].tolist())
+
+    def counts(self, back: Tensor) -> tuple[int, ...]:
+        return tuple(self.tokens[back].tolist())

@@ -437,7 +437,7 @@ def test_the_built_in_algorithms_pass(name: str, rounds: int, base: BaseModel) -
     "ablation", ["without_s", "without_r", "share_both", "share_s", "r_on_rewritten", "s_on_raw"]
 )
 def test_the_ablations_pass(ablation: Any, base: BaseModel) -> None:
-    wanted = recipe({"algorithm.options": {"ablation": ablation, "s_dropout": 0.5}})
+    wanted = recipe({"algorithm.options": {"ablation": ablation}})
     assert make_plan(wanted, base).problems == ()
 
 

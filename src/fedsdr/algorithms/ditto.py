@@ -1,19 +1,16 @@
 """Ditto (Li et al. 2021): beside the global model, which is FedAvg's, every client trains one of
 its own that is held near it."""
 
-import math
-
-from fedsdr.errors import RecipeError
+from fedsdr.algorithms.options import Weight, checked
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
 from fedsdr.parts.objectives import CrossEntropy, Proximal, Sum
 from fedsdr.parts.views import Raw
 
 
-def ditto(lam: float = 0.1) -> Algorithm:
+@checked
+def ditto(lam: Weight = 0.1) -> Algorithm:
     """v_k ← argmin L_k(v) + (λ/2)·‖v − w‖², w as it was broadcast; only w is federated. λ = 0 is
     training alone. The default is ours: the paper tunes λ by data set."""
-    if not 0 <= lam < math.inf:
-        raise RecipeError(f"algorithm.lam must be a number and not negative, it is {lam}")
     near = Sum((CrossEntropy(), Proximal(lam, to="R")))
     return Algorithm(
         "ditto",

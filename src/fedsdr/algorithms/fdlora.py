@@ -1,9 +1,7 @@
 """FDLoRA (Qi et al. 2024): every client learns alone first; the mean of that is then federated with
 DiLoCo's outer steps, and comes back to the client's own adapter now and then."""
 
-import math
-
-from fedsdr.errors import RecipeError
+from fedsdr.algorithms.options import Count, Decay, Epochs, Rate, checked
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
 from fedsdr.parts.moves import Copy
 from fedsdr.parts.outer import Nesterov
@@ -11,11 +9,12 @@ from fedsdr.parts.views import Raw
 from fedsdr.parts.when import When
 
 
+@checked
 def fdlora(
-    inner_epochs: float = 3.0,
-    sync_every: int = 5,
-    outer_lr: float = 0.7,
-    outer_momentum: float = 0.9,
+    inner_epochs: Epochs = 3.0,
+    sync_every: Count = 5,
+    outer_lr: Rate = 0.7,
+    outer_momentum: Decay = 0.9,
 ) -> Algorithm:
     """Round 1: θ_p, trained alone for the recipe's local epochs and kept in L; θ_s = mean θ_p.
     Then: `inner_epochs` passes on θ_s (R), a Nesterov step on the server, and in every
@@ -24,16 +23,6 @@ def fdlora(
     The outer values are DiLoCo's (Douillard et al. 2023). The paper's search for how much the two
     count in the end is left out: each counts half (their products, not their factors).
     """
-    if not 0 < inner_epochs < math.inf:
-        raise RecipeError(f"algorithm.inner_epochs must be a number above 0, it is {inner_epochs}")
-    if sync_every < 1:
-        raise RecipeError(f"algorithm.sync_every must be at least 1, it is {sync_every}")
-    if not 0 < outer_lr < math.inf:
-        raise RecipeError(f"algorithm.outer_lr must be a number above 0, it is {outer_lr}")
-    if not 0 <= outer_momentum < 1:
-        raise RecipeError(
-            f"algorithm.outer_momentum must be at least 0 and below 1, it is {outer_momentum}"
-        )
     term = Term(Raw(), forward="R", train="R")
     sync = Copy("L", "R", When(first=sync_every, every=sync_every))
     return Algorithm(

@@ -5,9 +5,9 @@ disturbed modules (docs/method.md).
     L = CE + λ_d L_kd + λ_r L_rep + λ_c L_cons
 """
 
-import math
 from typing import Literal
 
+from fedsdr.algorithms.options import Decay, Share, Temperature, Weight, checked, refuse_idle
 from fedsdr.errors import RecipeError
 from fedsdr.model.injection import Disturbance
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
@@ -15,38 +15,47 @@ from fedsdr.parts.distil import Consistent, Distilled, LayerWeights, Represented
 from fedsdr.parts.objectives import CrossEntropy, Objective, Sum
 from fedsdr.parts.views import Raw
 
+DISTURBING = (
+    "injection", "rho_attention", "rho_feed_forward", "sigma", "rate", "warmup", "beta"
+)  # fmt: skip
 
+
+@checked
 def fdsp(
-    lambda_d: float = 0.5,
-    lambda_r: float = 0.1,
-    lambda_c: float = 0.1,
-    tau: float = 2.0,
+    lambda_d: Weight = 0.5,
+    lambda_r: Weight = 0.1,
+    lambda_c: Weight = 0.1,
+    tau: Temperature = 2.0,
     tokens: TokenWeights = "confidence",
-    growth: float = 0.0,
+    growth: Weight = 0.0,
     layers: LayerWeights = "uniform",
     injection: Literal["gaussian", "rank_drop", "module_drop"] = "gaussian",
-    rho_attention: float = 0.5,
-    rho_feed_forward: float = 0.5,
-    sigma: float = 1.0,
-    rate: float = 0.3,
-    warmup: float = 0.1,
-    beta: float = 1.0,
+    rho_attention: Share = 0.5,
+    rho_feed_forward: Share = 0.5,
+    sigma: Weight = 1.0,
+    rate: Decay = 0.3,
+    warmup: Share = 0.1,
+    beta: Weight = 1.0,
 ) -> Algorithm:
     """λ_d = λ_r = 0: no distillation; λ_c = 0: no perturbation; all zero is FedAvg. `tokens` are
     w_t, `layers` ω; `growth`: of λ_d with the client's drift; `sigma` is for gaussian injection,
     `rate` for rank_drop; `warmup` is a share of the local stage."""
-    free = {"lambda_d": lambda_d, "lambda_r": lambda_r, "lambda_c": lambda_c, "growth": growth}
-    for name, value in (free | {"sigma": sigma, "beta": beta}).items():
-        if not 0 <= value < math.inf:
-            raise RecipeError(f"algorithm.{name} must be a number, not negative, it is {value}")
-    shares = {"rho_attention": rho_attention, "rho_feed_forward": rho_feed_forward}
-    for name, value in (shares | {"warmup": warmup}).items():
-        if not 0 <= value <= 1:
-            raise RecipeError(f"algorithm.{name} must lie between 0 and 1, it is {value}")
-    if not 0 <= rate < 1:
-        raise RecipeError(f"algorithm.rate must be at least 0 and below 1, it is {rate}")
-    if not 0 < tau < math.inf:
-        raise RecipeError(f"algorithm.tau must be a number above zero, it is {tau}")
+    given = dict(locals())
+    if not lambda_d:
+        refuse_idle(fdsp, given, ("tau", "tokens", "growth"), "lambda_d: 0")
+    if not lambda_r:
+        refuse_idle(fdsp, given, ("layers",), "lambda_r: 0")
+    if not lambda_c:
+        refuse_idle(fdsp, given, DISTURBING, "lambda_c: 0")
+    elif not (rho_attention or rho_feed_forward):
+        raise RecipeError(
+            "algorithm.lambda_c: no effect where rho_attention and rho_feed_forward are 0, as "
+            "nothing is disturbed; set lambda_c: 0"
+        )
+    if injection != "gaussian":
+        refuse_idle(fdsp, given, ("sigma",), f"injection: {injection}")
+    if injection != "rank_drop":
+        refuse_idle(fdsp, given, ("rate",), f"injection: {injection}")
     disturbance = Disturbance(injection, rho_attention, rho_feed_forward, sigma, rate, warmup)
     parts: list[Objective] = [CrossEntropy()]
     if lambda_d:

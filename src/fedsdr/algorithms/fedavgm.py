@@ -4,13 +4,15 @@ from dataclasses import replace
 from typing import Literal
 
 from fedsdr.algorithms.fedavg import fedavg
+from fedsdr.algorithms.options import Decay, Rate, checked
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.server_rules import Momentum
 
 
+@checked
 def fedavgm(
-    momentum: float = 0.9,
-    server_lr: float = 1.0,
+    momentum: Decay = 0.9,
+    server_lr: Rate = 1.0,
     variant: Literal["textbook", "damped"] = "textbook",
 ) -> Algorithm:
     """v ← β·v + Δ, w ← w + η·v; `damped`: (1 − β)·Δ for Δ after the first round. β = 0, η = 1 is

@@ -4,13 +4,12 @@ the same and average to something else; they are rotated into one frame first.""
 from dataclasses import replace
 
 from fedsdr.algorithms.fedavg import fedavg
-from fedsdr.errors import RecipeError
+from fedsdr.algorithms.options import Share, checked
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.lora_rules import Aligned
 
 
-def fedrot_lora(lam: float = 0.5) -> Algorithm:
+@checked
+def fedrot_lora(lam: Share = 0.5) -> Algorithm:
     """A ← Σ p_k Q_kᵀ A_k, B ← Σ p_k B_k Q_k; λ = 0 is FedAvg, λ = 1 the whole rotation."""
-    if not 0 <= lam <= 1:
-        raise RecipeError(f"algorithm.lam must lie between 0 and 1, it is {lam}")
     return replace(fedavg(), name="fedrot_lora", combine=Aligned(lam))

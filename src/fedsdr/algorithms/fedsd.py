@@ -7,6 +7,7 @@ L_k(θ) = (1/n_k) Σ −log f_θ(ỹ | c, x),   ỹ ~ f_teacher(· | c, x, y)
 from dataclasses import replace
 
 from fedsdr.algorithms.fedavg import fedavg
+from fedsdr.algorithms.options import Every, checked
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.views import Raw, Rewritten, Teacher
 
@@ -27,8 +28,9 @@ def boosted(algorithm: Algorithm, rewritten: Rewritten | None = None) -> Algorit
     return replace(algorithm, name=f"fedsd+{algorithm.name}", stages=stages)
 
 
+@checked
 def fedsd(
-    selection: str = "none", teacher: Teacher = "base", redistill_every: int = 0
+    selection: str = "none", teacher: Teacher = "base", redistill_every: Every = 0
 ) -> Algorithm:
     """FedAvg on rewritten answers. `selection`: none | sdft | facts | task | resample(n), and more
     (docs/selection.md)."""

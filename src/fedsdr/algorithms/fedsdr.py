@@ -10,13 +10,15 @@ layers,
 Deployed: global W0 + R, and personal W0 + R + S_k.
 """
 
-import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.fedsd import boosted
-from fedsdr.errors import RecipeError
+from fedsdr.algorithms.options import Count, Epochs, Every, Share, checked, refuse_idle
 from fedsdr.parts.algorithm import Algorithm, Fade, Stage, Term, When
 from fedsdr.parts.views import Raw, Rewritten, Teacher
 
@@ -25,32 +27,27 @@ Ablation = Literal[
 ]
 
 
+@checked
 def fedsdr(
     schedule: Literal["alternate", "joint", "warmup"] = "alternate",
     s_state: Literal["persist", "reset", "from_R"] = "persist",
     selection: str = "none",
     teacher: Teacher = "base",
-    redistill_every: int = 0,
-    smooth_epochs: float | None = None,
-    rectify_epochs: float | None = None,
+    redistill_every: Every = 0,
+    smooth_epochs: Epochs | None = None,
+    rectify_epochs: Epochs | None = None,
     match_compute: bool = False,
-    s_scale: float = 1.0,
-    s_dropout: float = 0.0,
-    warmup_rounds: int = 1,
+    s_scale: Annotated[float, Field(ge=-1000, le=1000)] = 1.0,
+    s_dropout: Share = 0.0,
+    warmup_rounds: Count = 1,
     ablation: Ablation = "none",
 ) -> Algorithm:
     """`smooth_epochs`, `rectify_epochs`: E_s and E_r, the recipe's local epochs where not given;
     `match_compute` halves both, so that E_s + E_r is the baseline's E. `s_scale` and `s_dropout`
     weaken S while R is rectified, since R is deployed without it. `warmup`: S in the first
     `warmup_rounds` only, then R only."""
-    if not 0 <= s_dropout <= 1:
-        raise RecipeError(f"algorithm.s_dropout must lie between 0 and 1, it is {s_dropout}")
-    if not math.isfinite(s_scale):
-        raise RecipeError(f"algorithm.s_scale must be a finite number, it is {s_scale}")
-    if schedule == "joint" and (smooth_epochs, rectify_epochs) != (None, None):
-        raise RecipeError(
-            "algorithm.schedule joint trains S and R in one stage: leave out the epochs"
-        )
+    for idle, why in _idle(locals()):
+        refuse_idle(fedsdr, locals(), idle, why)
     rewritten = Rewritten(selection, teacher, redistill_every)
     if ablation == "without_s":
         return replace(fedavg(), name="fedsdr-without_s")
@@ -82,3 +79,31 @@ def fedsdr(
     if ablation == "share_s":
         share, deploys = "S", {"global": "S", "personal": "R+S"}
     return Algorithm(name, stages, share, deploys, keep=s_state)
+
+
+REWRITING = ("selection", "teacher", "redistill_every")
+TWO_BRANCHES = (
+    "schedule", "s_state", "smooth_epochs", "rectify_epochs", "match_compute", "s_scale",
+    "s_dropout", "warmup_rounds",
+)  # fmt: skip
+
+
+def _idle(given: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Which options would have no effect beside the others, and why."""
+    ablation, schedule = given["ablation"], given["schedule"]
+    if ablation == "without_s":
+        yield (*TWO_BRANCHES, *REWRITING), "ablation: without_s, which is FedAvg"
+    elif ablation == "without_r":
+        yield TWO_BRANCHES, "ablation: without_r, which is FedSD"
+    elif ablation == "s_on_raw":
+        yield REWRITING, "ablation: s_on_raw, which rewrites nothing"
+    elif ablation in ("share_s", "share_both"):
+        yield ("s_state",), f"ablation: {ablation}, where S comes from the server"
+    if schedule == "joint":
+        yield ("smooth_epochs", "rectify_epochs"), "schedule: joint, S and R in one stage"
+    if schedule != "warmup":
+        yield ("warmup_rounds",), f"schedule: {schedule}"
+    if given["s_dropout"] == 1:
+        yield ("s_scale",), "s_dropout: 1, which leaves S out"
+    elif given["s_scale"] == 0:
+        yield ("s_dropout",), "s_scale: 0, which leaves S out"

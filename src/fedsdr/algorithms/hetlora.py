@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Literal
 
 from fedsdr.algorithms.fedavg import fedavg
+from fedsdr.algorithms.options import checked
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.lora_rules import PaddedMean, Truncated
 
 
+@checked
 def hetlora(weights: Literal["norm", "examples"] = "norm") -> Algorithm:
     """w ← Σ p_k pad(w_k), p_k = ‖B_k A_k‖_F / Σ, layer by layer; `examples`: p_k = n_k/n, which at
     equal ranks is FedAvg. The paper's rank pruning and tail penalty are left out."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from fedsdr.algorithms.options import shown
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.align import Rectified, SelfAug
@@ -15,6 +15,8 @@ from fedsdr.parts.objectives import Objective, Sum
 
 KEY = "algorithm.objectives"
 KNOWN: Mapping[str, Callable[..., Objective]] = {"selfaug": SelfAug, "rectified": Rectified}
+
+RANGES = {"weight": (0.0, 1e12), "temperature": (0.01, 1000.0)}
 
 
 def with_objectives(algorithm: Algorithm, chosen: Mapping[str, Any]) -> Algorithm:
@@ -58,10 +60,10 @@ def _options(name: str, value: Any) -> Mapping[str, float]:
         raise RecipeError(f"{KEY}.{name} needs a weight, such as {name}: 0.5")
     for option, number in options.items():
         plain = isinstance(number, int | float) and not isinstance(number, bool)
-        least = 0 if option == "weight" else math.ulp(0.0)
-        if not plain or not least <= number < math.inf:
-            wanted = "not negative" if option == "weight" else "above zero"
+        least, most = RANGES[option]
+        if not plain or not least <= number <= most:
             raise RecipeError(
-                f"{KEY}.{name}.{option} must be a finite number, {wanted}, it is {number!r}"
+                f"{KEY}.{name}.{option} must be a number from {least:g} to {most:g}, "
+                f"it is {shown(number)}"
             )
     return options

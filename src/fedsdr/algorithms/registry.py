@@ -9,9 +9,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, validate_call
-
 from fedsdr.algorithms.fedsd import boosted
+from fedsdr.algorithms.options import checked
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.views import Rewritten
@@ -41,15 +40,9 @@ def make_algorithm(
             raise RecipeError(
                 f"algorithm {name!r} has no option {key!r}; {has}.{nearest(key, known)}"
             )
-    try:
-        strict = validate_call(config=ConfigDict(strict=True))(_factory(name))
-        algorithm = strict(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RecipeError(
-            f"algorithm.{where}: {first['msg']} (given: {first['input']!r})"
-        ) from error
+    algorithm = checked(_factory(name))(**given)
+    if not isinstance(algorithm, Algorithm):  # from a package that is not ours
+        raise RecipeError(f"algorithm {name!r} made a {type(algorithm).__name__}, no Algorithm")
     return boosted(algorithm, boost) if boost is not None else algorithm
 
 

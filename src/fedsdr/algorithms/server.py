@@ -73,6 +73,7 @@ _FILTERS: Mapping[str, _Known[Filter]] = {
 }
 _CALL = re.compile(r"([^()\s]+)\s*(?:\(([^()]*)\))?")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 def _parse(key: str, text: str, known: Mapping[str, _Known[Rule]]) -> tuple[str, Rule]:
@@ -105,13 +106,10 @@ def _parse(key: str, text: str, known: Mapping[str, _Known[Rule]]) -> tuple[str,
 def _number(
     key: str, text: str, example: str, word: str, kind: type[int] | type[float]
 ) -> int | float:
-    try:
-        if kind is float:
-            return float(word)
-        if _WHOLE.fullmatch(word):  # and no longer: Python refuses to read thousands of digits
-            return int(word)
-    except ValueError:
-        pass
+    if kind is float and _DECIMAL.fullmatch(word):
+        return float(word)
+    if kind is int and _WHOLE.fullmatch(word):  # Python refuses to read thousands of digits
+        return int(word)
     what = "number" if kind is float else "whole number"
     raise RecipeError(f"{key}: {word!r} in {text!r} is no {what}; it is written {example}")
 

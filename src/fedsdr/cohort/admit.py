@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from fedsdr.cohort.claims import Claims
 from fedsdr.errors import UpdateRefused
 from fedsdr.types import Tensors, Update
 
-METRICS = re.compile(r"examples|(loss|steps|tokens)(_[1-9][0-9]?)?")  # "loss_2": of the 2nd stage
-HEAVIEST = 1e9
 LARGEST = 1e6  # beyond it, a change of an adapter is no training result but an overflow to be
 
 
@@ -27,7 +25,7 @@ class Expected:
     round: int
     base_digest: str
     shared: Mapping[str, Tensors]  # of every client that was asked
-    heaviest: Mapping[str, float] | None = None  # client -> examples it enrolled with, where known
+    claims: Mapping[str, Claims] = field(default_factory=lambda: dict[str, Claims]())  # if known
 
 
 def admit(update: Update, expected: Expected, seen: Collection[str] = ()) -> Update:
@@ -52,17 +50,23 @@ def admit(update: Update, expected: Expected, seen: Collection[str] = ()) -> Upd
         raise refuse(f"weight {_shown(claimed.weight)} is no finite number")
     if claimed.weight <= 0:
         raise refuse(f"weight {claimed.weight} is not above 0")
-    limit = (expected.heaviest or {}).get(who, HEAVIEST)
-    if claimed.weight > limit:
-        raise refuse(f"weight {claimed.weight:g} is above what this client may weigh ({limit:g})")
+    claims = expected.claims.get(who, Claims())
+    if not claims.weight.holds(claimed.weight):
+        raise refuse(f"weight {claimed.weight:g} is not what this client weighs, {claims.weight}")
     metrics, shared = _mapping(claimed.metrics), _mapping(claimed.shared)
     if metrics is None:
         raise refuse("its metrics are no mapping of names to numbers")
     for name, value in metrics.items():
-        if not isinstance(name, str) or not METRICS.fullmatch(name):
+        span = claims.span(name) if isinstance(name, str) else None
+        if span is None:
             raise refuse(f"metric {_shown(name)} is not on the list of what may be sent")
         if not _is_finite(value):
             raise refuse(f"metric {name!r} is no finite number")
+        if not span.holds(value):
+            raise refuse(f"metric {name!r} is {value:g}; it must be {span}")
+    for name in claims.metrics or ():
+        if name not in metrics:
+            raise refuse(f"metric {name!r} is missing")
     if shared is None:
         raise refuse("what it shares is no mapping of names to tensors")
     wanted = expected.shared[who]
@@ -88,9 +92,10 @@ def _admit_tensor(
         raise refuse(f"shape {tuple(tensor.shape)}, expected {tuple(want.shape)}", name)
     if tensor.dtype != want.dtype:
         raise refuse(f"dtype {tensor.dtype}, expected {want.dtype}", name)
-    if not bool(torch.isfinite(tensor).all()):
+    values = tensor.detach()
+    if not bool(torch.isfinite(values).all()):
         raise refuse("holds NaN or infinity", name)
-    if tensor.numel() and float(tensor.abs().max()) > LARGEST:
+    if values.numel() and float(values.abs().max()) > LARGEST:
         raise refuse(f"holds values beyond {LARGEST:g}", name)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fedsdr.errors import RecipeError
 from fedsdr.model.lora import StackedLora
-from fedsdr.parts.algorithm import Algorithm, is_part, shared_branches, split_mix
+from fedsdr.parts.algorithm import Algorithm, shared_branches, split_mix
+from fedsdr.parts.mix import is_part
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from fedsdr.cohort.admit import Expected, admit
-from fedsdr.errors import OutOfMemory, UpdateRefused
+from fedsdr.errors import CorruptArtifact, OutOfMemory, UpdateRefused
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.spool import spool
+from fedsdr.runs.spool import read_spooled, spool
 from fedsdr.types import Lost, Order, Update
 
 
@@ -29,17 +29,17 @@ def gather(
     begins again: its clients stand in other groups now."""
     while True:
         try:
-            return _admitted(cohort, orders, expected, run)
+            seen = _spooled(expected, run, note)
+            return _admitted(cohort, orders, expected, run, seen)
         except OutOfMemory as told:
             note(f"round {expected.round}: {told}")
             run.drop_spool(expected.round)
 
 
 def _admitted(
-    cohort: Cohort, orders: Sequence[Order], expected: Expected, run: RunDirectory
+    cohort: Cohort, orders: Sequence[Order], expected: Expected, run: RunDirectory, seen: set[str]
 ) -> list[str]:
-    seen, refused = run.spooled(expected.round), list[str]()
-    fresh = set[str]()
+    refused, fresh = list[str](), set[str]()
     for answer in cohort.ask(orders, seen):
         if isinstance(answer, Lost):
             refused.append(f"client {answer.client_id!r} lost: {answer.reason}")
@@ -52,3 +52,18 @@ def _admitted(
         fresh.add(answer.client_id)
         spool(run, answer)
     return refused
+
+
+def _spooled(expected: Expected, run: RunDirectory, note: Callable[[str], None]) -> set[str]:
+    """Who has answered before this process began. What lies on disk passes the gate again: it may
+    have been admitted by another version, or altered since; if so, its client is asked again."""
+    kept = set[str]()
+    for client_id in sorted(run.spooled(expected.round)):
+        try:
+            admit(read_spooled(run, expected.round, client_id), expected)
+        except (UpdateRefused, CorruptArtifact) as error:
+            note(f"round {expected.round}: {error}; it was spooled, is dropped and asked for again")
+            run.drop_update(client_id, expected.round)
+        else:
+            kept.add(client_id)
+    return kept

@@ -24,6 +24,7 @@ from fedsdr.errors import OutOfMemory, RoundFailed
 from fedsdr.model.lora import StackedLora
 from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm, Stage
+from fedsdr.parts.losses import of_stage, of_term
 from fedsdr.parts.views import Mixed, Raw, Rewritten, View
 from fedsdr.runs.artifact import Artifact
 from fedsdr.runs.directory import RunDirectory
@@ -133,11 +134,11 @@ class InProcessCohort:
             lr, now = first.settings["lr"], first.round
             result = train_stage(self.lora, stage, flats, jobs, self.training, lr, start, now)
             flats = {**flats, **result.flats}
-            suffix = f"_{number + 1}" if number else ""
             for k, found in enumerate(metrics):
-                found[f"loss{suffix}"] = result.losses[k]
-                found[f"steps{suffix}"] = result.steps[k]
-                found[f"tokens{suffix}"] = result.tokens[k]
+                for term, losses in enumerate((result.losses, *result.other_losses)):
+                    found[of_term(number, term)] = losses[k]
+                found[of_stage("steps", number)] = result.steps[k]
+                found[of_stage("tokens", number)] = result.tokens[k]
         for k, order in enumerate(group):
             own = {branch: flat[k] for branch, flat in flats.items()}
             change = {branch: flat[k] - began[branch][k] for branch, flat in flats.items()}
@@ -185,7 +186,7 @@ class InProcessCohort:
         if isinstance(view, Mixed):
             rewritten = self.examples(client_id, view.rewritten, teacher)
             return [
-                b if derive_seed("mixed", a.id) % 10**6 < view.share * 10**6 else a
+                b if self._drawn(client_id, a) < view.share else a
                 for a, b in zip(raw, rewritten, strict=True)
             ]
         texts, audit = rewrite(
@@ -203,6 +204,10 @@ class InProcessCohort:
         check_used(self.run, client_id, str(view), who, texts, audit, self.note)
         self.audit[client_id] = audit
         return texts
+
+    def _drawn(self, client_id: str, example: Example) -> float:
+        """From 0 to below 1 by the run's seed, the same in every round."""
+        return derive_seed(self.rewriting.seed, client_id, "mixed", example.id) % 10**6 / 10**6
 
     def _teacher(self, order: Order, state: Artifact | None) -> Teacher:
         """The base; or the global model that this client last rewrote with, renewed when it is

@@ -8,8 +8,8 @@ The loop, the training loop and the transports are written once and know no algo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +17,7 @@ from fedsdr.errors import RecipeError
 from fedsdr.parts.combine import Combine, Mean
 from fedsdr.parts.downlink import Downlink, Same
 from fedsdr.parts.filters import Filter
+from fedsdr.parts.mix import is_part, refuse_weights, weights_of
 from fedsdr.parts.moves import Move
 from fedsdr.parts.objectives import CrossEntropy, Objective
 from fedsdr.parts.views import View
@@ -32,6 +33,13 @@ class Fade:
     branch: str
     scale: float = 1.0
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale) or not 0 <= self.dropout <= 1:
+            raise RecipeError(
+                f"{self.branch} is to fade to {self.scale}, off at {self.dropout} of the steps: "
+                "the first must be finite, the second lie between 0 and 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,15 @@ class PerInput:
     gated: str
     highest: float = 0.5
     prompts: int = 5
+
+    def __post_init__(self) -> None:
+        if self.gated not in weights_of(self.mix):
+            raise RecipeError(f"mix {self.mix!r}: it has no {self.gated} to weigh by the input")
+        if not 0 <= self.highest <= 1 or self.prompts < 1:
+            raise RecipeError(
+                f"mix {self.mix!r}: {self.gated} is to count up to {self.highest} by "
+                f"{self.prompts} prompts: the first must lie between 0 and 1, the second be above 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +94,12 @@ class Term:
     weight: float = 1.0
     fade: Fade | None = None
     blend: Blend | None = None
+
+    def __post_init__(self) -> None:
+        weights_of(self.forward)  # a typing error shows here, not in the middle of a round
+        refuse_weights("train", self.train)
+        if not math.isfinite(self.weight):
+            raise RecipeError(f"train {self.train!r}: its weight must be finite, not {self.weight}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +151,11 @@ class Algorithm:
     rank_scale: bool = False
     pool: bool = False
 
+    def __post_init__(self) -> None:
+        refuse_weights("share", self.share)
+        for mix in self.deploys.values():
+            mix_weights(mix)
+
     def branches(self) -> tuple[str, ...]:
         """All branches that clients hold, in order of first use."""
         found = dict[str, None]()
@@ -171,9 +199,6 @@ class Algorithm:
         return True
 
 
-_PART = re.compile(r"(?:([0-9.]+(?:e-[0-9]+)?)\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)")
-
-
 def split_mix(mix: str | PerInput) -> tuple[str, ...]:
     """`"R+0.5*S"` -> `("R", "S")`; the empty mix is the base alone."""
     return tuple(mix_weights(mix))
@@ -181,21 +206,7 @@ def split_mix(mix: str | PerInput) -> tuple[str, ...]:
 
 def mix_weights(mix: str | PerInput) -> dict[str, float]:
     """`"R+0.5*S"` -> `{"R": 1.0, "S": 0.5}`."""
-    text, found = mix.mix if isinstance(mix, PerInput) else mix, dict[str, float]()
-    for part in filter(None, (piece.strip() for piece in text.split("+"))):
-        match = _PART.fullmatch(part)
-        if match is None:
-            raise RecipeError(f"mix {text!r}: {part!r} is neither a branch nor number*branch")
-        found[match[2]] = float(match[1] or 1.0)
-    if found.get(FOLD, 1.0) != 1.0:
-        raise RecipeError(f"mix {text!r}: {FOLD} is what the base became, and counts as it is")
-    return found
-
-
-def is_part(name: str, parts: Collection[str]) -> bool:
-    """Whether the tensor "R/<layer>.A" belongs to one of the parts ("R", "R.A")."""
-    branch, half = name.partition("/")[0], name.rpartition(".")[2]
-    return branch in parts or f"{branch}.{half}" in parts
+    return weights_of(mix.mix if isinstance(mix, PerInput) else mix)
 
 
 def shared_branches(algorithm: Algorithm) -> tuple[str, ...]:

@@ -64,7 +64,8 @@ class Adaptive:
 
         m ← β₁·m + (1 − β₁)·Δ,   v ← `second`(v, Δ²),   w ← w + η·m / (√v + τ)
 
-    `squared_momentum` is the rule of a much-used codebase instead: v sees m² in place of Δ².
+    `squared_momentum` is the rule of a much-used codebase instead: v sees m² in place of Δ², m = Δ
+    at a tensor's first round, and Δ is the plain mean, in which all clients count alike.
     """
 
     second: SecondMoment
@@ -83,14 +84,19 @@ class Adaptive:
 
     def __call__(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
         shared, slots = dict(state.shared), dict(state.slots)
+        squared = self.variant == "squared_momentum"
+        if squared:
+            updates = (replace(update, weight=1.0) for update in updates)
         for name, mean in weighted_mean(updates).items():
             w = shared[name]
             delta = mean.to(_wide(w))
             m, v = slots.get(f"m/{name}"), slots.get(f"v/{name}")
-            m = torch.zeros_like(delta) if m is None else m
             v = torch.full_like(delta, self.tau**2) if v is None else v
-            m = self.beta1 * m + (1 - self.beta1) * delta
-            v = self.second(v, (m if self.variant == "squared_momentum" else delta).square())
+            if m is None:
+                m = delta if squared else (1 - self.beta1) * delta
+            else:
+                m = self.beta1 * m + (1 - self.beta1) * delta
+            v = self.second(v, (m if squared else delta).square())
             step = self.server_lr * m / (v.sqrt() + self.tau)
             shared[name] = w + step.to(w.dtype)
             slots[f"m/{name}"], slots[f"v/{name}"] = m, v

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedsdr.distill.selection import parse_selection
+from fedsdr.errors import RecipeError
 
 Teacher = Literal["base", "global"]
 
@@ -33,10 +34,15 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """Each example rewritten with probability `share`, else raw; the draw is fixed per example."""
+    """Each example rewritten with probability `share`, else raw; the draw is fixed per example, by
+    the run's seed."""
 
     share: float
     rewritten: Rewritten = Rewritten()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise RecipeError(f"Mixed: share must lie between 0 and 1, it is {self.share}")
 
 
 View = Raw | Rewritten | Mixed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsdr.errors import RecipeError
+
 
 @dataclass(frozen=True, slots=True)
 class When:
@@ -12,6 +14,12 @@ class When:
     first: int = 1
     last: int | None = None
     every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or self.every < 1:
+            raise RecipeError(
+                f"rounds from {self.first} on, every {self.every}: both must be at least 1"
+            )
 
     def __call__(self, round: int) -> bool:
         past = self.last is not None and round > self.last

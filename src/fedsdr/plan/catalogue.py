@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsdr.algorithms.registry import Factory, factories, make_algorithm, options
-from fedsdr.assembly import client_ranks, open_base
+from fedsdr.assembly import client_ranks, hold_back, open_base
 from fedsdr.config import Recipe
 from fedsdr.loop import LoopSettings, sample_clients
 from fedsdr.model.lora import StackedLora
@@ -75,9 +75,11 @@ def _entry(name: str, algorithm: Algorithm, lora: StackedLora, recipe: Recipe) -
 
 def _bytes(wire: Wire, recipe: Recipe) -> tuple[float, float]:
     training, one = recipe.training, wire.one_lora()
-    every, lr = [c.client_id for c in load_federation(recipe).clients], training.lr
-    clients = every[: len(every) - recipe.data.unseen]
-    settings = LoopSettings("", 0, training.rounds, lr, participation=training.participation)
+    trained, _ = hold_back(load_federation(recipe), recipe.data.unseen)
+    clients = [c.client_id for c in trained.clients]
+    settings = LoopSettings(
+        "", 0, training.rounds, training.lr, participation=training.participation
+    )
     asked = len(sample_clients(clients, settings, 1))
     rounds = range(1, training.rounds + 1)
     ranks = client_ranks(recipe, wire.algorithm, clients) if wire.algorithm.any_rank else {}

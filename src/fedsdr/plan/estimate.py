@@ -169,7 +169,7 @@ def _try_steps(experiment: Experiment, rows: Rows) -> tuple[tuple[float, ...], b
                 recipe.training.lr,
                 start,
             )
-            losses += result.losses
+            losses += [loss for of in (result.losses, *result.other_losses) for loss in of]
             if steps == TRIAL_STEPS:
                 found.append((time.perf_counter() - began) / steps)
     return tuple(found), all(map(math.isfinite, losses))

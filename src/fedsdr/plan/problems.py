@@ -177,7 +177,7 @@ def whole(parts: Iterable[str]) -> set[str]:
 def _stage_problems(stage: Stage) -> Iterator[str]:
     if not trained_parts([stage]):
         yield "trains nothing"
-    if stage.epochs is not None and stage.epochs <= 0:
+    if stage.epochs is not None and not 0 < stage.epochs < math.inf:
         yield f"trains for {stage.epochs:g} epochs; a number above 0 is needed"
     if stage.epochs is not None and stage.part != 1:
         yield "has epochs of its own, which match_compute (a part of the recipe's) does not change"

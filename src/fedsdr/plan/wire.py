@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedsdr.cohort.branches import block_of, own_blocks
-from fedsdr.parts.algorithm import Algorithm, is_part, split_mix
+from fedsdr.parts.algorithm import Algorithm, split_mix
+from fedsdr.parts.mix import is_part
 
 Shape = tuple[int, int]
 

@@ -245,6 +245,9 @@ class RunDirectory:
             except CorruptArtifact:
                 remove_artifact(self.inside(_update(client_id, round)))
 
+    def drop_update(self, client_id: str, round: int) -> None:
+        remove_artifact(self.inside(_update(client_id, round)))
+
     def drop_spool(self, upto_round: int, under_way: int | None = None) -> None:
         """With a round `under_way`, all but what waits in that one."""
         for round in _rounds(artifacts_in(self.root / "updates")):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fedsdr.errors import CorruptArtifact
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.types import Update
+
+FACTS = ("run", "round", "base", "weight", "metrics")
 
 
 def spool(run: RunDirectory, update: Update) -> None:
@@ -30,14 +33,14 @@ class SpooledUpdates:
 
     def __iter__(self) -> Iterator[Update]:
         for client_id in self.clients:
-            stored = self.run.load_update(client_id, self.round)
-            meta = stored.meta
-            yield Update(
-                meta["run"],
-                meta["round"],
-                client_id,
-                meta["base"],
-                meta["weight"],
-                stored.tensors.get("shared", {}),
-                meta["metrics"],
-            )
+            yield read_spooled(self.run, self.round, client_id)
+
+
+def read_spooled(run: RunDirectory, round: int, client_id: str) -> Update:
+    stored = run.load_update(client_id, round)
+    try:
+        run_id, number, base, weight, metrics = (stored.meta[name] for name in FACTS)
+    except (KeyError, TypeError) as error:
+        raise CorruptArtifact(f"the update of client {client_id!r} lacks {error}") from error
+    shared = stored.tensors.get("shared", {})
+    return Update(run_id, number, client_id, base, weight, shared, metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedsdr.parts.algorithm import is_part
+from fedsdr.parts.mix import is_part
 from fedsdr.plan.wire import numbers
 from fedsdr.tensors import nbytes
 from fedsdr.testing.case import PRIVACY, ROUNDS, Answer, Case, Run

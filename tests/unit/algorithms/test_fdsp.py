@@ -34,11 +34,11 @@ from toy import TEXTS, clients, largest_difference, loud, moved, toy
 pytestmark = pytest.mark.usefixtures("no_fsync")
 RECIPES = Path(__file__).parents[3] / "recipes"
 SIZES = (2, 7, 4)
-LOUD: dict[str, Any] = {"rho_attention": 0.7, "rho_feed_forward": 0.6, "sigma": 0.8, "rate": 0.5}
+LOUD: dict[str, Any] = {"rho_attention": 0.7, "rho_feed_forward": 0.6}
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "gaussian": LOUD | {"injection": "gaussian", "warmup": 0.0},
-    "rank_drop": LOUD | {"injection": "rank_drop"},
+    "gaussian": LOUD | {"injection": "gaussian", "sigma": 0.8, "warmup": 0.0},
+    "rank_drop": LOUD | {"injection": "rank_drop", "rate": 0.5},
     "module_drop": LOUD | {"injection": "module_drop", "warmup": 1.0},
     "gold": {"tokens": "gold", "layers": "depth", "growth": 5.0},
     "drift": {"tokens": "uniform", "layers": "drift", "lambda_r": 2.0, "beta": 0.0},
@@ -201,10 +201,10 @@ def test_no_pass_is_run_twice_for_its_hidden_states(
 
 def test_the_options_reach_their_parts() -> None:
     algorithm = fdsp(
-        0.1, 0.2, 0.3, 4.0, "gold", 0.5, "depth", "rank_drop", 0.6, 0.7, 0.8, 0.9, 0.25, 2.0
+        0.1, 0.2, 0.3, 4.0, "gold", 0.5, "depth", "rank_drop", 0.6, 0.7, 1.0, 0.9, 0.25, 2.0
     )
     ((term,),) = (stage.terms for stage in algorithm.stages)
-    disturbance = Disturbance("rank_drop", 0.6, 0.7, 0.8, 0.9, 0.25)
+    disturbance = Disturbance("rank_drop", 0.6, 0.7, 1.0, 0.9, 0.25)
     assert term.objective == Sum(
         (
             Represented(0.2, "depth"),

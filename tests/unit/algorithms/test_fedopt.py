@@ -55,8 +55,8 @@ def test_boosting_leaves_the_server_alone(factory: Factory) -> None:
 def test_every_option_reaches_the_rule() -> None:
     assert fedavgm(0.1, 0.2, "damped").combine == Momentum(0.1, 0.2, "damped")
     squared = "squared_momentum"
-    adagrad = fedadagrad(server_lr=0.1, tau=0.2, beta1=0.3, variant=squared)
-    assert adagrad.combine == Adaptive(Adagrad(), 0.1, 0.2, 0.3, squared)
+    adagrad = fedadagrad(server_lr=0.1, tau=0.2, variant=squared)
+    assert adagrad.combine == Adaptive(Adagrad(), 0.1, 0.2, 0.0, squared)
     yogi = fedyogi(server_lr=0.1, tau=0.2, beta1=0.3, beta2=0.4, variant=squared)
     assert yogi.combine == Adaptive(Yogi(0.4), 0.1, 0.2, 0.3, squared)
     adam = fedadam(server_lr=0.1, tau=0.2, beta1=0.3, beta2=0.4, variant=squared)

@@ -127,13 +127,13 @@ def test_options_reach_their_rules() -> None:
 
 @pytest.mark.parametrize("lam", [0.0, -1.0, math.nan, math.inf])
 def test_lora_fair_refuses_a_lambda_without_a_meaning(lam: float) -> None:
-    with pytest.raises(RecipeError, match=f"algorithm.lam must be a finite .* it is {lam}"):
+    with pytest.raises(RecipeError, match=f"algorithm.lam must be .* it is {lam}"):
         lora_fair(lam)
 
 
 @pytest.mark.parametrize("lam", [-0.1, 1.1, math.nan, math.inf])
 def test_fedrot_refuses_a_lambda_without_a_meaning(lam: float) -> None:
-    with pytest.raises(RecipeError, match=f"algorithm.lam must lie between 0 and 1, it is {lam}"):
+    with pytest.raises(RecipeError, match=f"algorithm.lam must be .* it is {lam}"):
         fedrot_lora(lam)
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.cohort.admit import Expected, admit
+from fedsdr.cohort.claims import Claims, Span
 from fedsdr.errors import RoundFailed, UpdateRefused
 from fedsdr.loop import LoopSettings, run_rounds
 from fedsdr.runs.directory import RunDirectory
@@ -24,7 +25,7 @@ from fedsdr.types import Lost, ServerState, Update
 
 A, B = "R/l.A", "R/l.B"
 SHARED = {A: torch.zeros(2, 3), B: torch.zeros(4, 2)}
-EXPECTED = Expected("run", 3, "base", {"a": SHARED, "b": SHARED}, {"a": 10.0})
+EXPECTED = Expected("run", 3, "base", {"a": SHARED, "b": SHARED}, {"a": Claims(Span(5.0, 5.0))})
 GOOD = Update("run", 3, "a", "base", 5.0, {A: torch.ones(2, 3), B: torch.ones(4, 2)}, {"loss": 1.0})
 
 
@@ -102,8 +103,11 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "weight NaN": ({"weight": NAN}, None, "no finite number"),
     "weight Inf": ({"weight": INF}, None, "no finite number"),
     "weight -Inf": ({"weight": -INF}, None, "no finite number"),
-    "weight above its rows": ({"weight": 10.5}, None, "above what this client may weigh (10)"),
-    "weight huge, not enrolled": ({"client_id": "b", "weight": 1e10}, None, "above what"),
+    "weight above its rows": ({"weight": 10.5}, None, "not what this client weighs, 5"),
+    "weight below its rows": ({"weight": 4.5}, None, "not what this client weighs, 5"),
+    "weight huge, not enrolled": ({"client_id": "b", "weight": 1e10}, None, "from 1e-06 to 1e+09"),
+    "weight tiny, not enrolled": ({"client_id": "b", "weight": 1e-50}, None, "from 1e-06 to 1e+0"),
+    "weight the least there is": ({"client_id": "b", "weight": 5e-324}, None, "from 1e-06 to 1e"),
     "weight beyond doubles": ({"weight": 10**400}, None, "no finite number"),
     "weight beyond printing": ({"weight": 10**5000}, None, "no finite number"),
     "weight True": ({"weight": True}, None, "no finite number"),
@@ -130,6 +134,13 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "metric text": ({"metrics": {"loss": "secret"}}, None, "'loss' is no finite number"),
     "metric True": ({"metrics": {"loss": True}}, None, "'loss' is no finite number"),
     "metric beyond doubles": ({"metrics": {"loss": 10**400}}, None, "'loss' is no finite number"),
+    "steps beyond all sums": ({"metrics": {"steps": 1.7e308}}, None, "'steps' is 1.7e+308"),
+    "tokens beyond all sums": ({"metrics": {"tokens_2": 1e300}}, None, "'tokens_2' is 1e+300"),
+    "steps negative": ({"metrics": {"steps": -1}}, None, "a whole number from 0 to 1e+12"),
+    "half a step": ({"metrics": {"steps": 2.5}}, None, "a whole number from 0 to 1e+12"),
+    "a loss below zero": ({"metrics": {"loss": -0.5}}, None, "a number from 0 to 1e+06"),
+    "a loss beyond reason": ({"metrics": {"loss_2": 1e300}}, None, "a number from 0 to 1e+06"),
+    "examples negative": ({"metrics": {"examples": -3}}, None, "a whole number from 0"),
     "metrics are a list": ({"metrics": ["loss"]}, None, "no mapping"),
     "metrics are None": ({"metrics": None}, None, "no mapping"),
 }
@@ -137,7 +148,7 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
 
 def test_a_good_update_passes_as_it_is() -> None:
     assert admit(GOOD, EXPECTED) is GOOD
-    assert admit(replace(GOOD, weight=10), EXPECTED, {"b"}).weight == 10
+    assert admit(replace(GOOD, weight=5), EXPECTED, {"b"}).weight == 5
     stages = {"loss": 0.0, "loss_2": 1.0, "steps_2": 3, "tokens": 9, "tokens_12": 1, "examples": 5}
     admit(replace(GOOD, metrics=stages), EXPECTED)
     admit(replace(GOOD, client_id="b", weight=1e9), EXPECTED)
@@ -199,11 +210,12 @@ def test_anything_at_all_is_refused_or_is_what_was_asked_for(field: str, value: 
         return
     assert (admitted.run, admitted.round, admitted.base_digest) == ("run", 3, "base")
     assert type(admitted.round) is int
-    assert 0 < admitted.weight <= (10 if admitted.client_id == "a" else 1e9)
+    least, most = (5, 5) if admitted.client_id == "a" else (1e-6, 1e9)
+    assert least <= admitted.weight <= most
     assert {n: t.shape for n, t in admitted.shared.items()} == {
         n: t.shape for n, t in SHARED.items()
     }
-    assert all(math.isfinite(v) for v in admitted.metrics.values())
+    assert all(0 <= v <= 1e12 for v in admitted.metrics.values())
 
 
 class Scripted:
