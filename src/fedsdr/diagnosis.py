@@ -42,6 +42,7 @@ from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
 from fedsdr.runs.identity import holds_run
 from fedsdr.runs.lock import run_lock
+from fedsdr.runs.plain import read_plain, user_path
 from fedsdr.sources import load_federation
 from fedsdr.standalone import private_folder
 from fedsdr.tensors import rng_sample
@@ -50,6 +51,7 @@ from fedsdr.types import ClientData
 FORMAT, FILE, TABLES = "fedsdr-diagnosis", "diagnosis.json", "diagnosis"
 MEASURES = (*OF_TEXTS, *OF_MODEL, "audit")
 MOST_CLIENTS = 64  # of more, a seeded sample
+LARGEST = 10**9  # bytes of diagnosis.json
 FEW = 10  # training rows, below which a client's figures say little
 
 
@@ -105,7 +107,7 @@ def diagnose(
         experiment = assemble(recipe, base, algorithm, federation)
         try:
             trained, cache = experiment.federation.clients, recipe.rewriting.cache
-            drafts = Path(cache).expanduser() if cache else folder / "drafts"
+            drafts = user_path(cache, RunError) if cache else folder / "drafts"
             rewrites = make_rewrites(experiment, rule, drafts, watch) if rule else {}
             found = _measure(recipe, trained, experiment, rewrites, wanted, watch)
             return _written(folder, found)
@@ -291,9 +293,9 @@ def _written(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
 def _earlier(file: Path) -> dict[str, Any]:
     """What an earlier call measured; nothing where that cannot be read."""
     try:
-        earlier = json.loads(file.read_bytes())
+        earlier = json.loads(read_plain(file, LARGEST, RunError))
         return earlier if earlier["format"] == FORMAT and earlier["views"] else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, RunError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -22,8 +22,10 @@ from fedsdr.distill.engine import BuiltIn
 from fedsdr.distill.file import write_rewritten
 from fedsdr.distill.rewrite import Tell, remote_engine, rewrite_by
 from fedsdr.distill.selection import parse_selection
+from fedsdr.errors import DataError
 from fedsdr.runs.files import make_private, unwritable, write_json_atomic
 from fedsdr.runs.lock import run_lock
+from fedsdr.runs.plain import user_path
 
 
 def distill_file(
@@ -39,7 +41,7 @@ def distill_file(
     Stopped and started again, it goes on: drafts are kept in `out/drafts`. The model is loaded only
     where it is needed: not for an endpoint with chat.
     """
-    watch, path, folder = watch or Watch(), Path(file).expanduser(), Path(out)
+    watch, path, folder = watch or Watch(), user_path(file, DataError), Path(out)
     shape = None if recipe.data.shape == "auto" else recipe.data.shape
     table = read_table(path, shape, dict(recipe.data.columns) or None)
     rule, how = parse_selection(selection), rewriting_settings(recipe)
