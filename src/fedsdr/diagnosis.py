@@ -37,6 +37,7 @@ from fedsdr.model.base import BaseModel
 from fedsdr.model.classifier import entailment_class, load_classifier
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.plan.estimate import fit
+from fedsdr.plan.questions import refuse_empty, refuse_unmeasurable
 from fedsdr.recorded import recorded_recipe, refuse_changed, refuse_without
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
@@ -102,10 +103,12 @@ def diagnose(
     with run_lock(folder):
         if rule is None and not set(OF_MODEL) & set(wanted.measures):
             count = len(federation.clients) - recipe.data.unseen
+            refuse_empty(federation.clients[:count])
             found = _measure(recipe, federation.clients[:count], None, {}, wanted, watch)
             return _written(folder, found)
         experiment = assemble(recipe, base, algorithm, federation)
         try:
+            refuse_unmeasurable(experiment, rewriting=rule is not None)
             trained, cache = experiment.federation.clients, recipe.rewriting.cache
             drafts = user_path(cache, RunError) if cache else folder / "drafts"
             rewrites = make_rewrites(experiment, rule, drafts, watch) if rule else {}
@@ -133,6 +136,7 @@ def diagnose_run(
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
+            refuse_unmeasurable(experiment, rewriting=False)
             asked = wanted.rewritten is not False and wanted.pairs is None
             rewrites = run_rewrites(experiment, run) if asked else {}
             if wanted.rewritten and not rewrites:

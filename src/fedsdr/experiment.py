@@ -36,9 +36,7 @@ from fedsdr.distill.selection import parse_selection
 from fedsdr.model.base import BaseModel
 from fedsdr.model.source import TRUSTED
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.plan.estimate import fit
-from fedsdr.plan.problems import refuse_senseless
-from fedsdr.plan.rows import refuse_unusable
+from fedsdr.plan.questions import refuse_unwritable, refuse_what_cannot_work
 from fedsdr.recorded import judge_facts, recorded_recipe, refuse_changed, refuse_without
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic, write_text_atomic
@@ -60,11 +58,7 @@ def train(
     between the server and its clients: an attacker, dropouts, a delay."""
     experiment = assemble(recipe, base, algorithm, given(clients, recipe))
     try:
-        refuse_senseless(experiment, custom=algorithm is not None)
-        experiment.tokenise()
-        refuse_unusable(experiment)
-        if recipe.run.stack == "auto":
-            fit(experiment, experiment.raw)
+        refuse_what_cannot_work(experiment, custom=algorithm is not None)
         run = RunDirectory.create(
             Path(out), dump_recipe(recipe), _facts(experiment, algorithm, clients)
         )
@@ -92,6 +86,7 @@ def resume(
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
+            refuse_what_cannot_work(experiment, custom=algorithm is not None)
             return conduct(experiment, run, watch or Watch(), wrap)
         finally:
             experiment.close()
@@ -113,6 +108,7 @@ def distill(
     watch, folder = watch or Watch(), Path(out)
     experiment = assemble(recipe, base, None, given(clients, recipe))
     try:
+        refuse_unwritable(experiment)
         for note in experiment.left_out.notes:
             watch.note(note)
         views = rewritten_views(experiment.algorithm)
