@@ -16,7 +16,8 @@ from fedsdr.algorithms.server import with_server_rule
 from fedsdr.cohort.branches import Branches
 from fedsdr.cohort.in_process import Advance, rewritten_views, silent
 from fedsdr.config import Recipe
-from fedsdr.data.manifest import ManifestInfo
+from fedsdr.data.manifest import CLIENT_ID_RULE, ManifestInfo
+from fedsdr.data.partition import check_distinct, is_client_id
 from fedsdr.data.render import Rendered, render
 from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.generate import Sampling
@@ -184,6 +185,10 @@ def given(clients: Sequence[ClientData] | None, recipe: Recipe) -> Federation | 
         return None
     if len({c.client_id for c in clients}) < len(clients) or not clients:
         raise DataError("clients must be given with distinct ids, and at least one")
+    for client in clients:
+        if not is_client_id(client.client_id):
+            raise DataError(f"client id {client.client_id!r}: must be {CLIENT_ID_RULE}")
+    check_distinct(c.client_id for c in clients)
     info = ManifestInfo({"source": "python"}, recipe.seed)
     return Federation(tuple(clients), HeldOutLoss(), info)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from fedsdr.cohort.observer import RoundObserver
 from fedsdr.deployed import is_personal, personal_states, save_adapters, score
 from fedsdr.distill.audit import AuditRow, in_a_line, summarise, write_audit
 from fedsdr.distill.rewrite import once
-from fedsdr.errors import CorruptArtifact
+from fedsdr.errors import CorruptArtifact, RunError
 from fedsdr.evaluate.means import ClientScores, means
 from fedsdr.keepsakes.again import write_again
 from fedsdr.keepsakes.answers import keep_answers
@@ -30,6 +29,7 @@ from fedsdr.recorded import PARTITION, SOURCES
 from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import pretty, write_json_atomic
+from fedsdr.runs.plain import user_path
 from fedsdr.runs.timings import timed
 from fedsdr.types import ServerState
 
@@ -188,7 +188,7 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
         branches=experiment.branches,
         training=experiment.local,
         rewriting=rewriting_settings(recipe),
-        cache=Path(cache).expanduser() if cache else run.inside("rewrites"),
+        cache=user_path(cache, RunError) if cache else run.inside("rewrites"),
         stack=experiment.stack,
         max_length=experiment.max_length,
         equal_weights=training.weights == "equal",

@@ -37,11 +37,13 @@ from fedsdr.model.base import BaseModel
 from fedsdr.model.classifier import entailment_class, load_classifier
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.plan.estimate import fit
+from fedsdr.plan.questions import refuse_empty, refuse_unmeasurable
 from fedsdr.recorded import recorded_recipe, refuse_changed, refuse_without
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
 from fedsdr.runs.lock import run_lock
 from fedsdr.runs.places import work_folder
+from fedsdr.runs.plain import read_plain, user_path
 from fedsdr.sources import load_federation
 from fedsdr.standalone import private_folder
 from fedsdr.tensors import rng_sample
@@ -50,6 +52,7 @@ from fedsdr.types import ClientData
 FORMAT, FILE, TABLES = "fedsdr-diagnosis", "diagnosis.json", "diagnosis"
 MEASURES = (*OF_TEXTS, *OF_MODEL, "audit")
 MOST_CLIENTS = 64  # of more, a seeded sample
+LARGEST = 10**9  # bytes of diagnosis.json
 FEW = 10  # training rows, below which a client's figures say little
 
 
@@ -98,12 +101,14 @@ def diagnose(
     private_folder(folder)
     with run_lock(folder):
         if rule is None and not set(OF_MODEL) & set(wanted.measures):
+            refuse_empty(trained.clients)
             found = _measure(recipe, trained.clients, None, {}, wanted, watch)
             return _written(folder, found)
         experiment = assemble(recipe, base, algorithm, federation)
         try:
+            refuse_unmeasurable(experiment, rewriting=rule is not None)
             cache = recipe.rewriting.cache
-            drafts = Path(cache).expanduser() if cache else folder / "drafts"
+            drafts = user_path(cache, RunError) if cache else folder / "drafts"
             rewrites = make_rewrites(experiment, rule, drafts, watch) if rule else {}
             everybody = experiment.federation.clients
             found = _measure(recipe, everybody, experiment, rewrites, wanted, watch)
@@ -130,6 +135,7 @@ def diagnose_run(
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
+            refuse_unmeasurable(experiment, rewriting=False)
             asked = wanted.rewritten is not False and wanted.pairs is None
             rewrites = run_rewrites(experiment, run) if asked else {}
             if wanted.rewritten and not rewrites:
@@ -290,9 +296,9 @@ def _written(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
 def _earlier(file: Path) -> dict[str, Any]:
     """What an earlier call measured; nothing where that cannot be read."""
     try:
-        earlier = json.loads(file.read_bytes())
+        earlier = json.loads(read_plain(file, LARGEST, RunError))
         return earlier if earlier["format"] == FORMAT and earlier["views"] else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, RunError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

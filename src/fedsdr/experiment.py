@@ -32,9 +32,7 @@ from fedsdr.distill.selection import parse_selection
 from fedsdr.model.base import BaseModel
 from fedsdr.model.source import TRUSTED
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.plan.estimate import fit
-from fedsdr.plan.problems import refuse_senseless
-from fedsdr.plan.rows import refuse_unusable
+from fedsdr.plan.questions import refuse_unwritable, refuse_what_cannot_work
 from fedsdr.recorded import (
     facts_of,
     other_versions,
@@ -66,11 +64,7 @@ def train(
     refuse_inside_a_run(Path(out), itself=False)
     experiment = assemble(recipe, base, algorithm, given(clients, recipe))
     try:
-        refuse_senseless(experiment, custom=algorithm is not None)
-        experiment.tokenise()
-        refuse_unusable(experiment)
-        if recipe.run.stack == "auto":
-            fit(experiment, experiment.raw)
+        refuse_what_cannot_work(experiment, custom=algorithm is not None)
         run = RunDirectory.create(
             Path(out), dump_recipe(recipe), _facts(experiment, algorithm, clients, wrap)
         )
@@ -99,6 +93,7 @@ def resume(
         experiment = assemble(recipe, base, algorithm, given(clients, recipe))
         try:
             refuse_changed(experiment, run)
+            refuse_what_cannot_work(experiment, custom=algorithm is not None)
             watch = watch or Watch()
             for note in other_versions(run):
                 watch.note(note)
@@ -123,6 +118,7 @@ def distill(
     watch, folder = watch or Watch(), work_folder(Path(out))
     experiment = assemble(recipe, base, None, given(clients, recipe))
     try:
+        refuse_unwritable(experiment)
         for note in experiment.left_out.notes:
             watch.note(note)
         views = rewritten_views(experiment.algorithm)

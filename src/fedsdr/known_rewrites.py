@@ -24,6 +24,7 @@ from fedsdr.distill.selection import Selection, parse_selection
 from fedsdr.errors import RunError
 from fedsdr.evaluate.diagnostics.rewrites import Rewrite
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.plain import user_path
 from fedsdr.standalone import tally
 from fedsdr.types import ClientData
 
@@ -48,7 +49,7 @@ def run_rewrites(experiment: Experiment, run: RunDirectory) -> Rewrites:
     if not views:
         return {}
     kept = experiment.recipe.rewriting.cache
-    cache = Path(kept).expanduser() if kept else run.root / "rewrites"
+    cache = user_path(kept, RunError) if kept else run.root / "rewrites"
     rule, made = parse_selection(views[0].selection), list[Rewrite]()
     for client in experiment.trained:
         teacher = Teacher().digest

@@ -25,6 +25,7 @@ from fedsdr.data.partition import PartitionSpec, partition
 from fedsdr.errors import DataError
 from fedsdr.evaluate.scoring import HeldOutLoss, Scorer
 from fedsdr.runs.files import write_text_atomic
+from fedsdr.runs.plain import user_path
 from fedsdr.types import ClientData
 
 
@@ -80,7 +81,7 @@ def _atlas(given: Atlas, manifest: str | None, seed: int) -> Federation:
     clients, notes = built.clients, [f"the embedded world, preset {given.preset}"]
     if manifest is not None:  # the same world, dealt out as another run dealt it
         every = [e for c in clients for part in (c.train, c.validation, c.test) for e in part]
-        clients = apply_manifest(read_manifest(Path(manifest).expanduser()), every).clients
+        clients = apply_manifest(read_manifest(user_path(manifest, DataError)), every).clients
         notes.append(f"split as in {manifest}")
     described = {"atlas": given.preset, **_scalars(spec)}
     return Federation(
@@ -98,7 +99,7 @@ def _from_files(data: Data, seed: int) -> Federation:
     tests: Mapping[str, Table] | None = None
     if data.files is not None:
         tables: Table | dict[str, Table] = {
-            name: read_table(Path(path).expanduser(), shape, columns)
+            name: read_table(user_path(path, DataError), shape, columns)
             for name, path in data.files.items()
         }
         if data.test_files:
@@ -108,13 +109,13 @@ def _from_files(data: Data, seed: int) -> Federation:
                     f"data.test_files names client {min(strangers)!r}, data.files does not"
                 )
             tests = {
-                n: read_table(Path(p).expanduser(), shape, columns)
+                n: read_table(user_path(p, DataError), shape, columns)
                 for n, p in data.test_files.items()
             }
         spec = PartitionSpec("files", validation=data.validation, test=data.test)
         shown = list(tables.values())
     else:
-        tables = read_table(Path(data.file or "").expanduser(), shape, columns)
+        tables = read_table(user_path(data.file or "", DataError), shape, columns)
         chosen = data.partition
         spec = PartitionSpec(
             chosen.method if chosen else "iid",
@@ -132,7 +133,7 @@ def _from_files(data: Data, seed: int) -> Federation:
     notes = list(files) if len(files) == 1 else [_in_a_line(shown)]
     if data.manifest is not None:
         every = [e for t in [*shown, *(tests or {}).values()] for e in t.examples]
-        applied = apply_manifest(read_manifest(Path(data.manifest).expanduser()), every)
+        applied = apply_manifest(read_manifest(user_path(data.manifest, DataError)), every)
         clients = applied.clients
         notes.append(f"split as in {data.manifest}; {applied.unused} rows are not in it")
     else:

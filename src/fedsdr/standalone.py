@@ -21,11 +21,12 @@ from fedsdr.distill.engine import BuiltIn
 from fedsdr.distill.file import write_rewritten
 from fedsdr.distill.rewrite import Tell, remote_engine, rewrite_by
 from fedsdr.distill.selection import parse_selection
-from fedsdr.errors import RunError
+from fedsdr.errors import DataError, RunError
 from fedsdr.machine import cores
 from fedsdr.runs.files import make_private, unwritable, write_json_atomic
 from fedsdr.runs.lock import run_lock
 from fedsdr.runs.places import work_folder
+from fedsdr.runs.plain import user_path
 
 
 def distill_file(
@@ -41,7 +42,7 @@ def distill_file(
     Stopped and started again, it goes on: drafts are kept in `out/drafts`. The model is loaded only
     where it is needed: not for an endpoint with chat.
     """
-    watch, path, folder = watch or Watch(), Path(file).expanduser(), work_folder(Path(out))
+    watch, path, folder = watch or Watch(), user_path(file, DataError), work_folder(Path(out))
     to = folder / f"rewritten{path.suffix.lower()}"
     if to.resolve() == path.resolve():
         raise RunError(f"{path} is what would be written over; choose another --out")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedsdr.data.batches import Block, count_steps, draw_steps, make_block
 from fedsdr.data.render import Rendered
+from fedsdr.errors import DataError
 from fedsdr.model.lora import StackedLora
 from fedsdr.optimizer import LocalSettings, Optimizer, clip
 from fedsdr.parts.algorithm import Fade, Stage, Term, mix_weights, split_mix
@@ -34,6 +35,10 @@ class StageJob:
     rows: tuple[Sequence[Rendered], ...]
     seed: int
     scales: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
+
+    def __post_init__(self) -> None:
+        if not all(self.rows):
+            raise DataError(f"client {self.client_id!r} has no training rows; leave it out")
 
     def steps(self, stage: Stage, settings: LocalSettings) -> int:
         return stage_steps(max(map(len, self.rows)), stage, settings)

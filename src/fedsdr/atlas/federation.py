@@ -26,6 +26,7 @@ from fedsdr.errors import RecipeError, nearest
 from fedsdr.types import ClientData, Example
 
 FACTS_PER_ENTITY = 5  # four single facts and one description
+MOST_EXAMPLES = 50_000  # of all clients: there are names for so many and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +76,20 @@ def build_federation(spec: AtlasSpec, seed: int) -> AtlasFederation:
             raise RecipeError(
                 f"data.atlas.{field} must lie between 0 and 1, not {getattr(spec, field)}"
             )
-    if spec.clients < 1 or spec.examples < FACTS_PER_ENTITY or spec.quantity_skew < 0:
+    if spec.clients < 1 or spec.examples < FACTS_PER_ENTITY or not spec.quantity_skew >= 0:
         raise RecipeError(
             f"data.atlas needs clients >= 1, examples >= {FACTS_PER_ENTITY} and quantity_skew >= 0"
         )
+    if spec.clients * spec.examples > MOST_EXAMPLES:
+        raise RecipeError(
+            f"data.atlas: {spec.clients:,} clients of {spec.examples:,} examples are more than the "
+            f"{MOST_EXAMPLES:,} examples that the embedded world has; lower one of them"
+        )
     random, domains = rng("federation", seed), [d.name for d in DOMAINS]
     shares = [(k + 1) ** -spec.quantity_skew for k in range(spec.clients)]
-    truths = dict[str, Question]()
+    truths, whole = dict[str, Question](), sum(shares)
     sizes = [
-        max(FACTS_PER_ENTITY, round(spec.examples * spec.clients * share / sum(shares)))
+        max(FACTS_PER_ENTITY, round(spec.examples * spec.clients * share / whole))
         for share in shares
     ]
     shared = list(private_entities(seed + 1_000_003, [d for d in domains for _ in range(8)]))

@@ -13,6 +13,7 @@ from functools import cache
 from random import Random
 from typing import Literal
 
+from fedsdr.errors import RecipeError
 from fedsdr.tensors import derive_seed
 
 Kind = Literal["fact", "describe", "order"]
@@ -143,6 +144,7 @@ PHRASINGS: Mapping[Kind, tuple[str, ...]] = {
     ),
 }
 HELD_OUT = 2
+MOST_TRIES = 1000  # for a name that is not taken
 
 
 def phrasings(kind: Kind, held_out: bool) -> tuple[str, ...]:
@@ -174,8 +176,10 @@ def _splits(rest: str, most: int, taken: int = 0) -> bool:
 
 def make_entity(random: Random, domain: Domain, taken: set[str]) -> Entity:
     """A new entity whose name is not in `taken` (which then holds it)."""
-    while (name := make_name(random)) in taken:
-        pass
+    names = (make_name(random) for _ in range(MOST_TRIES))
+    name = next((name for name in names if name not in taken), None)
+    if name is None:
+        raise RecipeError(f"the embedded world has no names left after {len(taken):,}")
     taken.add(name)
     return Entity(name, domain.name, {a: random.choice(v) for a, v in domain.attributes.items()})
 

@@ -11,7 +11,8 @@ from fedsdr.cli.diagnosis_view import show_diagnosis
 from fedsdr.cli.options import AsJson, Changes, free_path
 from fedsdr.cli.printing import complain, print_json, say, talk
 from fedsdr.cli.progress import progress_watch
-from fedsdr.errors import RecipeError
+from fedsdr.errors import DataError, RecipeError
+from fedsdr.runs.plain import user_path
 
 
 def diagnose(
@@ -114,7 +115,7 @@ def diagnose(
     wanted = diagnosis.Wanted(
         chosen,
         rewritten,
-        pairs.expanduser() if pairs else None,
+        user_path(pairs, DataError) if pairs else None,
         nli.expanduser() if nli else None,
         examples,
         steps,

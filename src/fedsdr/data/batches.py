@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsdr.data.render import Rendered
+from fedsdr.errors import DataError
 from fedsdr.tensors import generator
 
 
@@ -30,6 +31,8 @@ def count_steps(examples: int, batch: int, epochs: float, steps: int | None = No
 
 def draw_steps(examples: int, batch: int, steps: int, *seed: str | int) -> list[list[int]]:
     """The example numbers of every step: epoch after epoch, each a new permutation."""
+    if examples < 1 or batch < 1:  # a permutation of nothing adds no step, ever
+        raise DataError(f"there are no steps of {batch} out of {examples} rows")
     random, drawn = generator(*seed), list[list[int]]()
     while len(drawn) < steps:
         order = torch.randperm(examples, generator=random).tolist()

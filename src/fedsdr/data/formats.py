@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from fedsdr.data.files import Row, kind, quoted, read_rows
+from fedsdr.data.files import read_rows
+from fedsdr.data.row import Row, kind, mixed_columns, quoted
 from fedsdr.errors import DataError, nearest
 from fedsdr.types import Example, Message
 
@@ -29,6 +30,8 @@ TURN_KEYS: Mapping[Shape, tuple[str, str]] = {
     "messages": ("role", "content"),
     "sharegpt": ("from", "value"),
 }
+TURNS = [name for key in TURN_KEYS for name in SHAPES[key]["turns"]]
+TEXTS = ("prompt", "response", "turns", "input", "system")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -42,19 +45,21 @@ class Table:
     fields: Mapping[str, str]
     examples: tuple[Example, ...] = field(repr=False)
     rows: tuple[Mapping[str, str], ...] = field(repr=False)
+    mixed: Mapping[str, str] = field(repr=False, default_factory=dict[str, str])  # not to divide by
 
 
 def read_table(
     path: Path, shape: Shape | None = None, columns: Mapping[str, str] | None = None
 ) -> Table:
     """Reads a file, detecting its shape unless given; `columns` maps our fields to its columns."""
-    rows = read_rows(path)
+    rows = read_rows(path, {*TURNS, *(columns or {}).values()})
     seen = tuple(dict.fromkeys(column for row in rows for column in row.values))
     shape, fields = _detect(path, seen, shape, columns or {})
     lines: dict[str, int] = {}
     examples: list[Example] = []
+    stem = path.stem.encode(errors="replace").decode()  # a disk may hold names that are no text
     for count, row in enumerate(rows, 1):
-        example = _example(row, shape, fields, default_id=f"{path.stem}-{count}")
+        example = _example(row, shape, fields, default_id=f"{stem}-{count}")
         if example.id in lines:
             first = f"{row.unit} {lines[example.id]}"
             raise row.error(
@@ -62,7 +67,8 @@ def read_table(
             )
         lines[example.id] = row.number
         examples.append(example)
-    return Table(path, shape, seen, fields, tuple(examples), tuple(row.scalars() for row in rows))
+    scalars, mixed = tuple(row.scalars() for row in rows), mixed_columns(rows)
+    return Table(path, shape, seen, fields, tuple(examples), scalars, mixed)
 
 
 def _detect(
@@ -100,7 +106,20 @@ def _detect(
         raise DataError(
             f"{path}: shape not known; columns seen: {quoted(seen)}; accepted: {accepted}.{hint}"
         )
-    return next(iter(fits.values()))
+    shape, fields = next(iter(fits.values()))
+    _refuse_shared(path, fields, named)
+    return shape, fields
+
+
+def _refuse_shared(path: Path, fields: Mapping[str, str], named: Mapping[str, str]) -> None:
+    """A column that is two things: labels may be (a domain that is the id), texts may not."""
+    for name, column in fields.items():
+        for other in (other for other in fields if fields[other] == column and other != name):
+            if name in TEXTS or (name in named and other in named):
+                raise DataError(
+                    f"{path}: column {column!r} would be both the {name} and the {other}; map "
+                    f"another one, as in `{other}: NAME`"
+                )
 
 
 def _fields(

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from fedsdr.data.files import check_file, parse_json, read_text
 from fedsdr.data.partition import check_distinct, is_client_id
+from fedsdr.data.text import opened, parse_json, read_text
 from fedsdr.errors import DataError
 from fedsdr.runs.files import write_text_atomic
 from fedsdr.types import ClientData, Example
@@ -76,8 +76,7 @@ def row_digest(example: Example) -> str:
 
 
 def source_of(path: Path) -> Source:
-    check_file(path)
-    with path.open("rb") as file:
+    with opened(path) as file:
         return Source(path.name, hashlib.file_digest(file, "sha256").hexdigest())
 
 

@@ -22,6 +22,9 @@ from fedsdr.tensors import derive_seed, generator
 from fedsdr.types import ClientData, Example
 
 Item = TypeVar("Item")
+MOST_CLIENTS = 10_000
+MOST_DEALT = 2_000_000  # values × clients of a Dirichlet partition, each a share of its own
+LEAST_ALPHA, LARGEST_ALPHA = 1e-6, 1e6
 Method = Literal["files", "iid", "column", "dirichlet", "quantity"]
 
 
@@ -48,12 +51,18 @@ class PartitionSpec:
             raise RecipeError(
                 f"partition.clients: method {self.method!r} needs a number of clients"
             )
-        if self.clients is not None and self.clients < 1:
-            raise RecipeError(f"partition.clients: must be at least 1, not {self.clients}")
+        if self.clients is not None and not 1 <= self.clients <= MOST_CLIENTS:
+            raise RecipeError(
+                f"partition.clients: must be at least 1, at most {MOST_CLIENTS:,}, not "
+                f"{self.clients}"
+            )
         if self.method in ("column", "dirichlet") and not self.column:
             raise RecipeError(f"partition.column: method {self.method!r} needs a column")
-        if not 0 < self.alpha <= 1e6:
-            raise RecipeError(f"partition.alpha: must be above 0, at most 1e6, not {self.alpha}")
+        if not LEAST_ALPHA <= self.alpha <= LARGEST_ALPHA:
+            raise RecipeError(
+                f"partition.alpha: must be at least {LEAST_ALPHA:g}, at most {LARGEST_ALPHA:g}, "
+                f"not {self.alpha}"
+            )
         for name, share in (("validation", self.validation), ("test", self.test)):
             if not 0 <= share < 1:
                 raise RecipeError(f"partition.{name}: must be at least 0 and below 1, not {share}")
@@ -96,6 +105,11 @@ def partition(
             f"partition.clients: is {spec.clients}, but {spec.method!r} makes {len(owned)}; "
             "correct it or leave it out"
         )
+    if len(owned) > MOST_CLIENTS:
+        raise DataError(
+            f"{spec.method!r} makes {len(owned):,} clients, more than {MOST_CLIENTS:,}; partition "
+            "by a column with fewer values, or leave clients out"
+        )
     given_tests = {client_slug(name): table.examples for name, table in tests.items()}
     clients = (
         _split(name, rows, spec, seed, given_tests.get(name)) for name, rows in owned.items()
@@ -136,18 +150,24 @@ def _owned(table: Table, spec: PartitionSpec, seed: int) -> dict[str, Sequence[E
         return _by_value(table, spec.column)
     count = spec.clients or 1
     if spec.method == "dirichlet":
-        parts = _dirichlet(_by_value(table, spec.column), count, spec.alpha, seed)
+        groups = _by_value(table, spec.column)
+        if len(groups) * count > MOST_DEALT:
+            raise DataError(
+                f"{table.path}: column {spec.column!r} has {len(groups):,} values, too many to "
+                f"deal each to {count:,} clients; partition by one with fewer"
+            )
+        parts = _dirichlet(groups, count, spec.alpha, seed)
     else:
         order = _shuffled(table.examples, seed, "partition", spec.method)
         total, equal = len(order), [1 / count] * count
         if spec.method == "iid":
             parts = _cut(order, equal)
         else:
-            floor = _smallest(spec)
+            floor = _smallest(spec, total + 1)
             if floor * count > total:
                 raise DataError(
                     f"{table.path}: {total} rows are too few for {count} clients of at least "
-                    f"{floor} rows each; lower partition.clients or partition.min_examples"
+                    f"{floor} rows each; {_remedy(spec)}"
                 )
             # The floor first, so that the skew never leaves a client with nothing to train on.
             firsts, rest = order[: floor * count], order[floor * count :]
@@ -174,6 +194,11 @@ def _by_value(table: Table, column: str) -> dict[str, Sequence[Example]]:
     groups: dict[str, list[Example]] = {}
     if column not in table.columns:
         raise DataError(f"{table.path}: there is no column {column!r}, named by partition.column")
+    if column in table.mixed:
+        raise DataError(
+            f"{table.path}, field {column!r}: {table.mixed[column]}; write all values alike to "
+            "partition by them"
+        )
     for number, (row, example) in enumerate(zip(table.rows, table.examples, strict=True), 1):
         value = row.get(column, "")
         if not value.strip():
@@ -229,12 +254,10 @@ def _part(count: int, share: float) -> int:
     return int(count * share + 1e-9)
 
 
-def _smallest(spec: PartitionSpec) -> int:
-    """The fewest rows that leave `min_examples` to train on."""
-    rows = spec.min_examples
-    while rows - _part(rows, spec.validation + spec.test) < spec.min_examples:
-        rows += 1
-    return rows
+def _smallest(spec: PartitionSpec, most: int) -> int:
+    """The fewest rows that leave `min_examples` to train on; `most` if it takes more."""
+    least, share = spec.min_examples, spec.validation + spec.test
+    return next((n for n in range(least, most) if n - _part(n, share) >= least), max(least, most))
 
 
 def _proportions(count: int, alpha: float, seed: int, *purpose: str) -> Sequence[float]:

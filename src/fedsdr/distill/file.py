@@ -10,18 +10,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from fedsdr.data.files import parse_json, read_rows, read_text
+from fedsdr.data.files import read_rows
 from fedsdr.data.formats import TURN_KEYS, Table
+from fedsdr.data.parquet import open_parquet, too_large
+from fedsdr.data.text import LARGEST_FILE, parse_json, read_text
 from fedsdr.errors import DataError
 from fedsdr.runs.files import replacing, write_text_atomic
 
 
 def write_rewritten(table: Table, responses: Sequence[str], to: Path) -> None:
     """`table`'s file once more, with these responses in place of its own."""
-    rows = read_rows(table.path)
+    column = table.fields["turns" if table.shape in TURN_KEYS else "response"]
+    rows = read_rows(table.path, {column})
     if len(rows) != len(responses):
         raise DataError(f"{table.path}: changed while it was rewritten; start again")
-    column = table.fields["turns" if table.shape in TURN_KEYS else "response"]
     values = [
         _replaced(row.values, table, column, text)
         for row, text in zip(rows, responses, strict=True)
@@ -69,9 +71,13 @@ def _json(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
 def _write_parquet(path: Path, column: str, values: Sequence[object], to: Path) -> None:
     arrow: Any = import_module("pyarrow")
     parquet: Any = import_module("pyarrow.parquet")
-    table = parquet.ParquetFile(path).read()
-    place = table.column_names.index(column)
-    kind = table.schema.field(place)
-    made = table.set_column(place, kind, arrow.array(values, type=kind.type))
-    with replacing(to) as file:
-        parquet.write_table(made, file)
+    with open_parquet(path) as file:
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > LARGEST_FILE:
+            raise too_large(path)
+        table = file.read(use_threads=False)
+        place = table.column_names.index(column)
+        kind = table.schema.field(place)
+        made = table.set_column(place, kind, arrow.array(values, type=kind.type))
+    with replacing(to) as beside:
+        parquet.write_table(made, beside)

@@ -23,15 +23,8 @@ from fedsdr.plan.estimate import (
     memory_there,
     stage_steps,
 )
-from fedsdr.plan.problems import setting_problems
-from fedsdr.plan.rows import (
-    Faults,
-    check_held_out,
-    check_rewriting,
-    data_problems,
-    read_client,
-    shown,
-)
+from fedsdr.plan.questions import ask, memory_problems
+from fedsdr.plan.rows import shown
 from fedsdr.plan.shape import Duration, Plan, RewritingWork
 from fedsdr.plan.traffic import count_traffic
 from fedsdr.plan.words import describe_algorithm, describe_model, notes
@@ -86,15 +79,8 @@ def assembled(
 def build_plan(experiment: Experiment, ground: Ground, custom: bool) -> Plan:
     recipe, algorithm = experiment.recipe, experiment.algorithm
     rounds = recipe.training.rounds
-    faults = Faults()
-    read = [read_client(experiment, client, faults) for client in experiment.federation.clients]
-    for client in experiment.unseen:
-        check_held_out(experiment, client, faults)
-    table = [row for row, _ in read]
-    rows = {row.client_id: own for row, own in read}
-    if algorithm.pool:
-        rows = {experiment.trained[0].client_id: [row for own in rows.values() for row in own]}
-    check_rewriting(experiment, faults)
+    answers = ask(experiment, custom)
+    rows = answers.rows
     if recipe.run.stack == "auto":
         ground.fit(experiment, rows)
     asked = _asked(recipe, list(rows))
@@ -107,17 +93,12 @@ def build_plan(experiment: Experiment, ground: Ground, custom: bool) -> Plan:
         for i, stage in enumerate(algorithm.stages)
     ]
     work, memory = count_rewriting(experiment, asked), estimate_memory(experiment, rows)
-    problems = [
-        *faults.told(),
-        *data_problems(table, recipe),
-        *setting_problems(experiment, custom),
-    ]
     there = ground.there
-    if there is not None and memory.base + memory.branches > there:
-        problems.append(
-            f"base and branches alone need {memory.base + memory.branches:,} bytes of memory, "
-            f"there are {there:,}; lower run.stack or the ranks"
-        )
+    problems = [
+        *answers.data,
+        *answers.settings,
+        *memory_problems(experiment, rows, there),
+    ]
     duration = None
     if not problems:
         try:
@@ -129,7 +110,7 @@ def build_plan(experiment: Experiment, ground: Ground, custom: bool) -> Plan:
                 "model.max_length"
             )
     return Plan(
-        clients=tuple(table),
+        clients=answers.clients,
         notes=(
             *experiment.federation.files,
             *experiment.notes,

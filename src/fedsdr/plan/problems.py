@@ -21,12 +21,6 @@ from fedsdr.plan.words import rounds_words
 from fedsdr.types import FOLD
 
 
-def refuse_senseless(experiment: Experiment, custom: bool) -> None:
-    """Whatever `fedsdr plan` would refuse of recipe and algorithm stops a run before it begins."""
-    if found := list(dict.fromkeys(setting_problems(experiment, custom))):
-        raise RecipeError("\n".join(found))
-
-
 def setting_problems(experiment: Experiment, custom: bool) -> Iterator[str]:
     """Of recipe and algorithm, whatever the data; `custom`: the algorithm came from Python."""
     recipe, algorithm = experiment.recipe, experiment.algorithm

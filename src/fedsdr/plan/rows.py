@@ -9,7 +9,6 @@ from statistics import median
 
 from fedsdr.assembly import Experiment
 from fedsdr.atlas.scores import AtlasScorer
-from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered, render, render_prompt
 from fedsdr.errors import DataError
@@ -65,21 +64,10 @@ def read_client(
     return row, cut
 
 
-def refuse_unusable(experiment: Experiment) -> None:
-    """Rows that could not be rewritten or scored stop a run before it begins, as those that cannot
-    be trained on do."""
-    faults = Faults()
-    for client in (*experiment.federation.clients, *experiment.unseen):
-        check_held_out(experiment, client, faults)
-    check_rewriting(experiment, faults)
-    if found := list(faults.told()):
-        raise DataError("\n".join(found))
-
-
-def check_rewriting(experiment: Experiment, faults: Faults) -> None:
+def check_rewriting(experiment: Experiment, clients: Iterable[ClientData], faults: Faults) -> None:
     """A rewriting prompt holds instruction and response both, and needs room for the rewrite."""
     base, choice = experiment.base, experiment.recipe.rewriting
-    for client in experiment.trained if rewritten_views(experiment.algorithm) else ():
+    for client in clients:
         for example in client.train:
             try:
                 wrong = room_to_rewrite(base, choice, example)
@@ -91,12 +79,15 @@ def check_rewriting(experiment: Experiment, faults: Faults) -> None:
                 faults.add(wrong, client.client_id, example)
 
 
-def data_problems(clients: Iterable[ClientRow], recipe: Recipe) -> Iterator[str]:
-    every = list(clients)
-    for client in every:
+def empty_clients(clients: Iterable[ClientData]) -> Iterator[str]:
+    yield from (_empty(client.client_id) for client in clients if not client.train)
+
+
+def client_problems(clients: Iterable[ClientRow], recipe: Recipe) -> Iterator[str]:
+    for client in clients:
         name, usable = f"client {client.client_id!r}", client.trained_tokens > 0
         if client.train == 0:
-            yield f"{name} has no training rows; leave it out"
+            yield _empty(client.client_id)
         elif not usable:
             yield f"{name} has 0 tokens to train on: none of its {client.train} rows can be used"
         elif client.truncated == client.train:
@@ -105,8 +96,10 @@ def data_problems(clients: Iterable[ClientRow], recipe: Recipe) -> Iterator[str]
                 f"so it would never see an answer's end; its prompts have up to "
                 f"{client.prompt.longest} tokens, its responses up to {client.response.longest}"
             )
-    if recipe.evaluation.patience is not None and not any(c.validation for c in every):
-        yield "evaluation.patience needs validation rows, and no client has any"
+
+
+def _empty(client: str) -> str:
+    return f"client {client!r} has no training rows; leave it out"
 
 
 def shown(base: BaseModel, rows: Mapping[str, Sequence[Rendered]]) -> tuple[tuple[str, bool], ...]:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from fedsdr.data.files import Row, kind, quoted, read_rows
+from fedsdr.data.files import read_rows
+from fedsdr.data.row import Row, kind, quoted
 from fedsdr.errors import DataError, nearest
 
 
@@ -39,7 +41,7 @@ def letter(row: Row, column: str, options: int) -> str:
 
 
 def _the_file(folder: Path, task: str, shots: bool) -> Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(
             f"{folder}: there is no such folder; --data names the one with the tasks' files"
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedsdr.data.text import opened
 from fedsdr.distill.generate import Sampling
 
 
@@ -53,7 +54,8 @@ class Questions:
         """sha256 over the files, byte by byte."""
         sha = hashlib.sha256()
         for file in self.files:
-            sha.update(hashlib.sha256(file.read_bytes()).digest())
+            with opened(file) as found:
+                sha.update(hashlib.file_digest(found, "sha256").digest())
         return sha.hexdigest()
 
 

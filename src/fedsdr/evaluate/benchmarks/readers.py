@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from fedsdr.data.files import Row
+from fedsdr.data.row import Row
 from fedsdr.evaluate.benchmarks.files import item_rows, letter, shot_rows, texts
 from fedsdr.evaluate.benchmarks.grading import NUMBER, SENTIMENTS, VERDICTS
 from fedsdr.evaluate.benchmarks.questions import Program, Question, Questions

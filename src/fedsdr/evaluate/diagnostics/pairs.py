@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedsdr.data.files import Row, read_rows
+from fedsdr.data.files import read_rows
+from fedsdr.data.row import Row
 from fedsdr.errors import DataError
 from fedsdr.evaluate.diagnostics.rewrites import Rewrite
 from fedsdr.types import Example
@@ -19,7 +21,7 @@ NO_PAIRS = ("audit.jsonl",)  # what `fedsdr distill` writes beside them
 def read_pairs(path: Path) -> Mapping[str, Row]:
     """Row id -> the row, of a file or of every .jsonl file in a folder."""
     files = [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         files = [f for f in sorted(path.glob("*.jsonl")) if f.name not in NO_PAIRS]
         if not files:
             raise DataError(f"{path}: there is no .jsonl file in this folder")
@@ -42,6 +44,14 @@ def paired(
     clients: Mapping[str, Sequence[Example]], pairs: Mapping[str, Row]
 ) -> dict[str, list[Rewrite]]:
     """Each client's rows that have a pair."""
+    owners = dict[str, str]()
+    for client, example in ((c, e) for c, own in clients.items() for e in own if e.id in pairs):
+        if owners.setdefault(example.id, client) != client:
+            raise pairs[example.id].error(
+                f"is the id of a row of client {owners[example.id]!r} and of one of {client!r}; "
+                "give the data ids that tell them apart",
+                "id",
+            )
     found = {
         client: [_rewrite(example, pairs[example.id]) for example in own if example.id in pairs]
         for client, own in clients.items()
