@@ -3,7 +3,6 @@ cache."""
 
 from __future__ import annotations
 
-import json
 import re
 from contextvars import ContextVar
 from pathlib import Path
@@ -66,12 +65,3 @@ def find_model(
     except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     raise ModelError(f"model {at} cannot be fetched: {why}")
-
-
-def needs_code(folder: Path) -> bool:
-    """Whether config.json asks for Python code that comes with the model."""
-    try:
-        found = json.loads((folder / "config.json").read_bytes())
-    except (ValueError, OSError, RecursionError):
-        return False  # loading it will say what is wrong
-    return isinstance(found, dict) and bool(found.get("auto_map"))
