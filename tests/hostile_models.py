@@ -7,12 +7,19 @@ import base64
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
+
+from fedsdr.data.render import render, render_prompt
+from fedsdr.model.base import with_template
+from fedsdr.model.loading import load_base
+from fedsdr.types import Example
 
 Change = Callable[[Path], object]
 CONFIG, TOKENIZER, SETTINGS = "config.json", "tokenizer.json", "tokenizer_config.json"
@@ -384,3 +391,33 @@ def _changed(values: dict[str, Any], draw: random.Random) -> str:
         return f"{'.'.join(path)[-60:]} gone"
     place[key] = _odd(draw)
     return f"{'.'.join(path)[-60:]} = {place[key]!r:.30}"
+
+
+ROW = Example("r", "What is the dose of Marudel?", "It is 40 mg aaaa 11.")
+
+
+def used(folder: Path) -> dict[str, Any]:
+    """The model is loaded, and does what a run does with it, under watch."""
+    watch = Opened(folder.parent)
+    try:
+        base = with_template(load_base(folder), "auto")
+        row = render(base, ROW, 256)
+        render_prompt(base, ROW)
+        with torch.no_grad():
+            base.logits(torch.tensor([row.ids]))
+        base.tokenizer.decode(list(row.ids))
+        assert base.stops
+        return {"digest": base.digest}
+    finally:
+        beside = sorted(f for f in watch.files if not f.startswith("model/") or f.endswith(".bin"))
+        assert not watch.wrong, watch.wrong
+        assert not beside, beside
+
+
+def workplace(here: Path, plain: Path) -> Path:
+    (here / "outside").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(plain / name, here / "outside" / name)
+    (here / "outside" / "t.jinja").write_text("{{ messages }}")
+    shutil.copytree(plain, here / "model")
+    return here / "model"

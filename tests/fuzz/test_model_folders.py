@@ -6,45 +6,9 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from attack import Tally, attempt, how_many, snapshot
-from fedsdr.data.render import render, render_prompt
-from fedsdr.model.base import with_template
-from fedsdr.model.loading import load_base
-from fedsdr.types import Example
-from hostile_models import CASES, EITHER, IN_ORDER, Opened, mutated
-
-ROW = Example("r", "What is the dose of Marudel?", "It is 40 mg aaaa 11.")
-
-
-def used(folder: Path) -> dict[str, Any]:
-    """The model is loaded, and does what a run does with it, under watch."""
-    watch = Opened(folder.parent)
-    try:
-        base = with_template(load_base(folder), "auto")
-        row = render(base, ROW, 256)
-        render_prompt(base, ROW)
-        with torch.no_grad():
-            base.logits(torch.tensor([row.ids]))
-        base.tokenizer.decode(list(row.ids))
-        assert base.stops
-        return {"digest": base.digest}
-    finally:
-        beside = sorted(f for f in watch.files if not f.startswith("model/") or f.endswith(".bin"))
-        assert not watch.wrong, watch.wrong
-        assert not beside, beside
-
-
-def workplace(here: Path, plain: Path) -> Path:
-    (here / "outside").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(plain / name, here / "outside" / name)
-    (here / "outside" / "t.jinja").write_text("{{ messages }}")
-    shutil.copytree(plain, here / "model")
-    return here / "model"
+from hostile_models import CASES, EITHER, IN_ORDER, mutated, used, workplace
 
 
 def test_folders_of_strangers(tiny_folder: Path, tmp_path: Path) -> None:

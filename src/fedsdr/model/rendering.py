@@ -27,6 +27,7 @@ from fedsdr.model.templates import BOS, TEMPLATES
 
 WAIT = 60.0  # seconds by the clock: another process may have the processor
 TIMES, ROOM = 8, 1 << 20  # as many characters may come out for each that went in, and so many more
+NEEDED = ("PATH", "LD_LIBRARY_PATH", "LANG")  # of our environment, where secrets stand too
 GUARD = "\udfff"  # half of a surrogate pair, which is no text: no record can hold it
 HALF = re.compile("[\ud800-\udfff]")
 OTHER = "set model.chat_template: plain, or name another one there"
@@ -85,12 +86,13 @@ _BESIDE = _Beside()
 
 
 def _started() -> subprocess.Popen[bytes]:
+    own = {name: os.environ[name] for name in NEEDED if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-P", template_language.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**own, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,  # an interrupt of ours is none of its
     )
 

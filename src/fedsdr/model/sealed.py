@@ -119,6 +119,14 @@ def file_names(folder: Path) -> list[str]:
     return names
 
 
+def is_inside(folder: Path, path: Path) -> bool:
+    """Whether a file of the folder is there, wherever in it or in its part of a hub's cache."""
+    home = Path(os.path.realpath(folder))
+    if home.parent.name == "snapshots":
+        home = home.parent.parent
+    return Path(os.path.realpath(path)).is_relative_to(home)
+
+
 def read_object(path: Path, data: bytes) -> dict[str, Any]:
     try:
         value: Any = json.loads(data.decode("utf-8"))
@@ -133,12 +141,10 @@ def _text(folder: Path, name: str) -> bytes:
     """A link may lead to another name in the folder, or in a hub's cache to where all its files
     are. Only weights, which are numbers and no more, may lie anywhere."""
     path = folder / name
-    target, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
-    if home.parent.name == "snapshots":
-        home = home.parent.parent
-    if not target.is_relative_to(home):
+    if not is_inside(folder, path):
         raise ModelError(
-            f"{path} is a link out of the folder, to {target}; put a copy of the file there"
+            f"{path} is a link out of the folder, to {os.path.realpath(path)}; put a copy of the "
+            "file there"
         )
     try:
         return read_plain(path, LARGEST_TEXT, ModelError)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from fedsdr.errors import ModelError
+from fedsdr.runs.plain import user_path
 
 # Never *.bin, *.pt: pickled weights are not even downloaded. Code only for a trusted model.
 WEIGHTS = "*.safetensors"
@@ -33,7 +34,7 @@ def find_model(
     path: str, revision: str | None = None, code: bool = False, weights: bool = True
 ) -> Path:
     """The folder of a model: `path` itself, or the snapshot of a hub's `owner/name`."""
-    folder = Path(path).expanduser()
+    folder = user_path(path, ModelError)
     if folder.is_dir():
         if revision is not None:
             raise ModelError(
