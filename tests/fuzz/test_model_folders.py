@@ -10,6 +10,8 @@ from pathlib import Path
 from attack import Tally, attempt, how_many, snapshot
 from hostile_models import CASES, EITHER, IN_ORDER, mutated, used, workplace
 
+PATIENCE = 30.0  # seconds by the clock; the limits are 2 of computing, twice
+
 
 def test_folders_of_strangers(tiny_folder: Path, tmp_path: Path) -> None:
     draw, tally, first = random.Random(10), Tally("model folders"), None
@@ -20,7 +22,7 @@ def test_folders_of_strangers(tiny_folder: Path, tmp_path: Path) -> None:
         here = tmp_path / str(number)
         folder = workplace(here, tiny_folder)
         if first is None:
-            first = attempt(lambda f=folder: used(f)).value["digest"]
+            first = attempt(lambda f=folder: used(f), PATIENCE).value["digest"]
         name = names[number // 2 % len(names)] if number % 2 else ""
         if name:
             said, may = name, name not in CASES
@@ -28,7 +30,7 @@ def test_folders_of_strangers(tiny_folder: Path, tmp_path: Path) -> None:
         else:
             said, may = mutated(folder, draw), True
         before = snapshot(here)
-        outcome = attempt(lambda f=folder: used(f))
+        outcome = attempt(lambda f=folder: used(f), PATIENCE)
         tally.add(said, outcome, may)
         if snapshot(here) != before:
             tally.note(said, "it wrote something")

@@ -8,10 +8,12 @@ process with threads go wrong.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +78,8 @@ def _in_the_fork(action: Callable[[], object], write: int, cpu: int) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(null, stream)
+        sys.stdout = sys.stderr = open(null, "w", closefd=False)  # noqa: SIM115
+        faulthandler.disable()
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY)
         _limit(resource.RLIMIT_CPU, cpu)
