@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from fedsdr.atlas.scores import faithful_shares
 from fedsdr.cohort.claims import Enrolled
 from fedsdr.cohort.in_process import RAW, InProcessCohort, rewritten_views
 from fedsdr.cohort.observer import RoundObserver
-from fedsdr.deployed import is_personal, personal_states, save_adapters, score
+from fedsdr.deployed import is_personal, personal_states, save_adapters, score, score_less
 from fedsdr.distill.audit import AuditRow, in_a_line, summarise, write_audit
 from fedsdr.distill.rewrite import once
 from fedsdr.errors import CorruptArtifact, RunError
@@ -31,9 +31,11 @@ from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import pretty, write_json_atomic
 from fedsdr.runs.plain import user_path
 from fedsdr.runs.timings import timed
+from fedsdr.tensors import within_memory
 from fedsdr.types import ServerState
 
 Wrap = Callable[[Cohort], Cohort]
+T = TypeVar("T")
 
 
 def unchanged(cohort: Cohort) -> Cohort:
@@ -60,7 +62,22 @@ def conduct(
 
     def validate(state: ServerState) -> ClientScores:
         own = personal_states(run, state.round)
-        return score(experiment, state.shared, own, "validation", watch=watch)
+        return scored(lambda: score(experiment, state.shared, own, "validation", watch=watch))
+
+    def scored(action: Callable[[], T]) -> T:
+        """No more at a time than training came down to, or scoring itself. Where memory runs out,
+        all of a phase is done again, so that a resume does the same."""
+        experiment.stack, experiment.local = cohort.stack, cohort.training
+
+        def less() -> None:
+            run.amend(score_less(experiment))
+            cohort.stack, rows = experiment.stack, experiment.recipe.evaluation.batch
+            watch.note(
+                f"memory ran out; from now on {rows} rows are scored at a time, of "
+                f"{experiment.stack} clients side by side"
+            )
+
+        return within_memory(action, less)
 
     validation = Judge(validate, scorer.best_on, scorer.higher_is_better)
     has_validation = any(c.validation for c in experiment.federation.clients)
@@ -107,10 +124,10 @@ def conduct(
         )
     _tell_rewriting(cohort, watch)  # of a method whose global model rewrites while it trains
     with timed(run, "final scores"):
-        results = _finish(experiment, run, outcome, watch, rewriting)
+        results = scored(lambda: _finish(experiment, run, outcome, watch, rewriting))
     with timed(run, "answers"):
         keep_last_rewrites(experiment, run, cohort, outcome.state.round)
-        keep_answers(experiment, run, results["chosen_rounds"], watch)
+        scored(lambda: keep_answers(experiment, run, results["chosen_rounds"], watch))
     return results
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedsdr.assembly import Experiment, Watch
 from fedsdr.data.render import render_prompt
+from fedsdr.errors import RoundFailed
 from fedsdr.evaluate.means import ClientScores
 from fedsdr.evaluate.scoring import Split, Worn
 from fedsdr.model.adapters import save_adapter
@@ -46,6 +47,22 @@ def score(
             found[name].update({c.client_id: s for c, s in zip(group, scores, strict=True)})
             watch.advance(f"scoring {name}", len(found[name]), len(clients))
     return found
+
+
+def score_less(experiment: Experiment) -> dict[str, int]:
+    """Half the rows at a time; of one row, half the clients side by side. What run.json is to hold
+    of it."""
+    evaluation = experiment.recipe.evaluation
+    if evaluation.batch > 1:
+        half = evaluation.model_copy(update={"batch": evaluation.batch // 2})
+        experiment.recipe = experiment.recipe.model_copy(update={"evaluation": half})
+        return {"evaluation_batch": half.batch}
+    if experiment.stack > 1:
+        experiment.stack //= 2
+        return {"stack": experiment.stack}
+    raise RoundFailed(
+        "memory ran out while one row of one client was scored; lower model.max_length or the ranks"
+    )
 
 
 def is_personal(experiment: Experiment, mix: str | PerInput) -> bool:

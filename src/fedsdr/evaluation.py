@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedsdr import sandbox
 from fedsdr.assembly import Experiment, Watch, assemble, chosen_algorithm, given
-from fedsdr.deployed import personal_states, score
+from fedsdr.deployed import personal_states, score, score_less
 from fedsdr.errors import RecipeError, SandboxError
 from fedsdr.evaluate.benchmarks.answerer import Answerer, ModelAnswerer
 from fedsdr.evaluate.benchmarks.candidates import candidates, fixed_mixes
@@ -27,6 +27,7 @@ from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm, mix_weights, split_mix
 from fedsdr.recorded import refuse_changed, run_to_score
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.tensors import within_memory
 from fedsdr.types import FOLD, ClientData
 
 
@@ -55,7 +56,11 @@ def evaluate(
         for name, at in rounds.items():
             shared = run.load_checkpoint(at).tensors.get("shared", {})
             mixes = {name: experiment.algorithm.deploys[name]}
-            scores |= score(experiment, shared, personal_states(run, at), split, mixes, watch)
+            personal = personal_states(run, at)
+            scores |= within_memory(
+                partial(score, experiment, shared, personal, split, mixes, watch),
+                partial(score_less, experiment),
+            )
     finally:
         experiment.close()
     return {"rounds": rounds, "split": split, "scores": means(scores), "clients": scores}

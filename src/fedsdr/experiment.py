@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,13 @@ def distill(
         private_folder(folder)
         clients = experiment.federation.clients
         told = tally(watch.advance, sum(len(client.train) for client in clients))
-        rows, note = list[AuditRow](), once(watch.note)
+        rows, note, how = list[AuditRow](), once(watch.note), rewriting_settings(recipe)
+
+        def less(batch: int) -> None:
+            nonlocal how
+            how = replace(how, batch=batch)
+            note(f"memory ran out; from now on {batch} rows are rewritten at a time")
+
         with run_lock(folder):
             for client in clients:
                 texts, audit = rewrite(
@@ -136,11 +142,12 @@ def distill(
                     client.client_id,
                     client.train,
                     rule,
-                    rewriting_settings(recipe),
+                    how,
                     folder / "drafts",
                     tell=told,
                     include_texts=recipe.run.include_texts,
                     note=note,
+                    less=less,
                 )
                 lines = [
                     {

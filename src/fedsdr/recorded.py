@@ -36,11 +36,16 @@ PARTITION = "partition.json"
 
 
 def recorded_recipe(run: RunDirectory) -> Recipe:
-    """The recipe, with the K, threads and micro-batch that the run began with or came down to."""
+    """The recipe, with the K, threads and batches that the run began with or came down to."""
     recipe, facts = parse_recipe(run.recipe(), str(run.root / "recipe.yaml")), run.facts()
     running = recipe.run.model_copy(update={"stack": facts["stack"], "threads": facts["threads"]})
     training = recipe.training.model_copy(update={"micro_batch": facts.get("micro_batch")})
-    return recipe.model_copy(update={"run": running, "training": training})
+    less = {
+        name: getattr(recipe, name).model_copy(update={"batch": facts[f"{name}_batch"]})
+        for name in ("rewriting", "evaluation")
+        if f"{name}_batch" in facts
+    }
+    return recipe.model_copy(update={"run": running, "training": training, **less})
 
 
 def run_to_score(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -43,3 +46,24 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         sha.update(tensor_bytes(tensor))
     return sha.hexdigest()
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """A GPU's own error; on the CPU, torch only says so in words."""
+    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return typed or "allocate memory" in str(error)
+
+
+def within_memory(action: Callable[[], T], less: Callable[[], None]) -> T:
+    """Where memory runs out, the whole of it again, with less at a time: `less` sees to that, or
+    says that there is no less."""
+    while True:
+        try:
+            return action()
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+        # Out here, where the error no longer holds the tensors of the failed step.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        less()

@@ -28,7 +28,7 @@ from fedsdr.parts.losses import of_stage, of_term
 from fedsdr.parts.views import Mixed, Raw, Rewritten, View
 from fedsdr.runs.artifact import Artifact
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.tensors import derive_seed, digest
+from fedsdr.tensors import derive_seed, digest, ran_out_of_memory
 from fedsdr.train import StageJob, train_stage
 from fedsdr.types import ClientData, Example, Lost, Order, Update
 
@@ -60,6 +60,8 @@ class InProcessCohort:
     tokens: dict[tuple[str, str], list[Rendered]] = field(
         default_factory=lambda: dict[tuple[str, str], list[Rendered]]()
     )
+    # Client and view -> the teacher's digest: the rows of the one before are dropped.
+    taught: dict[tuple[str, str], str] = field(default_factory=lambda: dict[tuple[str, str], str]())
 
     def groups(self, orders: Sequence[Order]) -> list[list[Order]]:
         """Fixed groups of K: by number of examples, most first; it depends on who was asked and K
@@ -94,7 +96,7 @@ class InProcessCohort:
         try:
             yield from self._train(group)
         except (RuntimeError, MemoryError) as error:
-            if not _ran_out(error):
+            if not ran_out_of_memory(error):
                 raise
         else:
             return
@@ -115,6 +117,12 @@ class InProcessCohort:
             f"memory ran out; from now on {self.stack} clients side by side, {micro_batch} rows "
             "each at a time"
         )
+
+    def _rewrite_less(self, batch: int) -> None:
+        """Kept, so that a resume draws the same rows together."""
+        self.rewriting = replace(self.rewriting, batch=batch)
+        self.run.amend({"rewriting_batch": batch})
+        self.note(f"memory ran out; from now on {batch} rows are rewritten at a time")
 
     def _train(self, group: Sequence[Order]) -> Iterator[Update | Lost]:
         with self.lora.folded(group[0].shared):  # P is the same for all
@@ -168,8 +176,10 @@ class InProcessCohort:
 
     def _tokens(self, client_id: str, view: View, teacher: Teacher) -> list[Rendered]:
         """A view's token rows, prepared once."""
-        kept = RAW if isinstance(view, Raw) else f"{view}|{teacher.digest}"
-        if (client_id, kept) not in self.tokens:
+        kept = RAW if isinstance(view, Raw) else str(view)
+        known = self.taught.get((client_id, kept), teacher.digest) == teacher.digest
+        if (client_id, kept) not in self.tokens or not known:
+            self.taught[client_id, kept] = teacher.digest
             examples = self.examples(client_id, view, teacher)
             self.tokens[client_id, kept] = [
                 render(self.lora.base, e, self.max_length) for e in examples
@@ -199,6 +209,7 @@ class InProcessCohort:
             teacher,
             include_texts=self.include_texts,
             note=self.note,
+            less=self._rewrite_less,
         )
         who = (teacher or Teacher()).digest
         check_used(self.run, client_id, str(view), who, texts, audit, self.note)
@@ -232,12 +243,6 @@ def smaller_work(stack: int, micro_batch: int) -> tuple[int, int] | None:
     if stack > 1:
         return stack // 2, micro_batch
     return (1, micro_batch // 2) if micro_batch > 1 else None
-
-
-def _ran_out(error: BaseException) -> bool:
-    """A GPU's own error; on the CPU, torch only says so in words."""
-    typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return typed or "allocate memory" in str(error)
 
 
 def _named(state: Artifact | None) -> Mapping[str, Tensor]:

@@ -14,12 +14,18 @@ from fedsdr.data.render import render_prompt
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.generate import Progress, Sampling, generate, no_progress
 from fedsdr.distill.selection import Draft
-from fedsdr.errors import DataError
+from fedsdr.errors import DataError, ModelError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
+from fedsdr.tensors import within_memory
 from fedsdr.types import Example
 
 WINDOW = 8  # batches that are drawn together, and stored together
+Less = Callable[[int], None]  # hears how many rows are written at a time from now on
+
+
+def as_many(batch: int) -> None:
+    """Nobody keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class BuiltIn:
     batch: int
     teacher: str = Teacher().digest
     wear: Callable[[], AbstractContextManager[None]] = nullcontext
+    less: Less = as_many  # where memory ran out
 
     @property
     def address(self) -> Sequence[str]:
@@ -88,8 +95,34 @@ class BuiltIn:
             if wrong := no_room(self.base, len(prompt), self.sampling.max_new_tokens):
                 raise DataError(f"example {one.example.id!r}: {wrong}")
         by_length = sorted(range(len(asked)), key=lambda i: (len(prompts[i]), i))
-        for start in range(0, len(asked), WINDOW * self.batch):
-            window = by_length[start : start + WINDOW * self.batch]
+        at_once = self.batch
+
+        def drawn() -> None:
+            self._draw(asked, prompts, by_length, at_once, drafts, progress)
+
+        def fewer() -> None:
+            nonlocal at_once
+            if at_once == 1:
+                raise ModelError(
+                    "memory ran out with one row to rewrite; lower rewriting.max_new_tokens, or "
+                    "drop the longest rows"
+                )
+            at_once //= 2
+            self.less(at_once)
+
+        within_memory(drawn, fewer)
+
+    def _draw(
+        self,
+        asked: Sequence[Asked],
+        prompts: Sequence[Sequence[int]],
+        by_length: Sequence[int],
+        batch: int,
+        drafts: Drafts,
+        progress: Progress,
+    ) -> None:
+        for start in range(0, len(asked), WINDOW * batch):
+            window = by_length[start : start + WINDOW * batch]
             missing = [i for i in window if asked[i].key not in drafts]
             if not missing:
                 continue
@@ -100,7 +133,7 @@ class BuiltIn:
                     [prompts[i] for i in window],
                     self.sampling,
                     [asked[i].seed for i in window],
-                    self.batch,
+                    batch,
                     progress if told else no_progress,
                 )
             found = {

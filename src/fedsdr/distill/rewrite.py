@@ -18,7 +18,7 @@ from pathlib import Path
 from fedsdr.distill.audit import AuditRow, audit_row
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.endpoint import Endpoint
-from fedsdr.distill.engine import Asked, BuiltIn, Engine, Teacher, worn_teacher
+from fedsdr.distill.engine import Asked, BuiltIn, Engine, Less, Teacher, as_many, worn_teacher
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.prompts import Template, choose_template, render, template_digest
 from fedsdr.distill.remote import Remote, completion_prompt
@@ -76,6 +76,7 @@ def rewrite(
     tell: Tell = tell_nobody,
     include_texts: bool = False,
     note: Note = note_nothing,
+    less: Less = as_many,
 ) -> tuple[list[Example], list[AuditRow]]:
     """The examples with their responses rewritten (or kept, where selection says so), and one audit
     row each."""
@@ -89,7 +90,7 @@ def rewrite(
         engine = remote_engine(how, lora.base, note)
     else:
         worn = worn_teacher(lora, teacher)
-        engine = BuiltIn(lora.base, how.sampling, how.batch, teacher.digest, worn)
+        engine = BuiltIn(lora.base, how.sampling, how.batch, teacher.digest, worn, less)
     drafts = Drafts(cache, client_id)
     for place in drafts.changed():
         note(f"{place}, is not the draft that was written; it is made anew")

@@ -24,6 +24,7 @@ from fedsdr.errors import AdapterError
 from fedsdr.model.adapter_config import CONFIG, AdapterConfig, read_config
 from fedsdr.model.lora import BranchSpec, Fold, Layout, StackedLora
 from fedsdr.runs.files import replacing, write_text_atomic
+from fedsdr.runs.plain import user_path
 from fedsdr.types import FOLD
 
 WEIGHTS = "adapter_model.safetensors"
@@ -133,7 +134,7 @@ def _as_pair(fold: Fold, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def load_adapter(folder: str | Path, lora: StackedLora, branch: str) -> Tensor:
     """A PEFT adapter as one client's flat branch [P]; a different α is folded into B."""
-    path = Path(folder).expanduser()
+    path = user_path(folder, AdapterError)
     config, layout = read_config(_adapter_folder(path)), lora.layouts[branch]
     if config.rank != layout.spec.rank:
         raise AdapterError(
@@ -174,7 +175,7 @@ def adapter_spec(folder: Path) -> BranchSpec:
 def adapter_notes(folder: str | Path, lora: StackedLora) -> tuple[str, ...]:
     """What to tell about an adapter that does not prove which base it is of: shapes alone cannot
     tell two models of one size apart."""
-    path = Path(folder).expanduser()
+    path = user_path(folder, AdapterError)
     config = read_config(_adapter_folder(path))
     with _opened(path / WEIGHTS) as file:
         if BASE_DIGEST in (file.metadata() or {}):

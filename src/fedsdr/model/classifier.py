@@ -3,7 +3,6 @@ Face's with a class of that name, from a local folder."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -22,7 +20,9 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from fedsdr.errors import ModelError
-from fedsdr.model.loading import folder_digest
+from fedsdr.model.loading import call_it, reading
+from fedsdr.model.paper import rehearse_model
+from fedsdr.model.sealed import look, sealed
 
 hf_logging.set_verbosity_error()
 _ENTAILMENT = re.compile(r"(?<!not)(?<!non)(?<!not[_ -])(?<!non[_ -])entail", re.IGNORECASE)
@@ -75,21 +75,21 @@ class Classifier:
 
 def classifier_digest(folder: Path) -> str:
     """sha256 over the files that decide what it judges."""
-    entailment_class(folder)
-    return folder_digest(folder)
+    with sealed(folder) as model:
+        _entailment(folder, model.config)
+        return model.digest
 
 
 def entailment_class(folder: Path) -> int:
     """Which class of the classifier in a folder means entailment, by its config's names."""
+    return _entailment(folder, look(folder).config)
+
+
+def _entailment(folder: Path, config: Mapping[str, Any]) -> int:
     try:
-        held: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        labels = cast("Mapping[str, str]", held["id2label"])
+        labels = cast("Mapping[str, str]", config["id2label"])
         found = [int(index) for index, name in labels.items() if _ENTAILMENT.search(name)]
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder}: there is no config.json, so this is no folder of a classifier"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(
             f"{folder}/config.json: no id2label with the names of the classes can be read"
         ) from None
@@ -98,37 +98,36 @@ def entailment_class(folder: Path) -> int:
             f"{folder}/config.json: one class of id2label must be named entailment, and there are "
             f"{', '.join(map(str, labels.values()))}; name the right one"
         )
-    if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder}: no *.safetensors weights; pickled weights are never loaded")
     return found[0]
 
 
 @lru_cache(maxsize=1)
 def load_classifier(folder: Path) -> Classifier:
     """The classifier in a folder, in single precision on the CPU; loaded once per process."""
-    at = entailment_class(folder)
-    try:
+    with sealed(folder) as model, reading(model, folder, False):
+        at = _entailment(folder, model.config)
+        rehearse_model(model, AutoModelForSequenceClassification, _tokenizer)
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder,
+            model.folder,
             dtype=torch.float32,
             output_loading_info=True,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{folder}: cannot be loaded as a classifier: {told[:300]}") from error
-    net, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        # transformers would fill them with random numbers: a head that guesses.
-        raise ModelError(
-            f"{folder}: {len(missing)} tensors of a classifier are not in its weights, such as "
-            f"{missing[0]!r}; it is another kind of model"
-        )
-    positions = int(getattr(net.config, "max_position_embeddings", 0) or 512)
-    longest = min(int(tokenizer.model_max_length), positions - _POSITIONS_KEPT)
+        tokenizer: Any = _tokenizer(model.folder)
+        net, report = loaded
+        call_it(net, folder)
+        if missing := sorted(report["missing_keys"]):
+            # transformers would fill them with random numbers: a head that guesses.
+            raise ModelError(
+                f"{folder}: {len(missing)} tensors of a classifier are not in its weights, such as "
+                f"{missing[0]!r}; it is another kind of model"
+            )
+        positions = int(getattr(net.config, "max_position_embeddings", 0) or 512)
+        longest = min(int(tokenizer.model_max_length), positions - _POSITIONS_KEPT)
     return Classifier(net.requires_grad_(False).eval(), tokenizer, at, longest)
+
+
+def _tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

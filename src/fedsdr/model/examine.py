@@ -5,7 +5,8 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerFast
 
 from fedsdr.errors import ModelError
-from fedsdr.model.speech import FAILURES, OTHER, PROBE, render_unguarded
+from fedsdr.model.rendering import OTHER, TemplateFailure
+from fedsdr.model.speech import PROBE, render_unguarded
 
 ANSWER = "Its Answer, 1"
 
@@ -16,11 +17,11 @@ def examine(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[str, ...
     asked = [{"role": "user", "content": PROBE}]
     try:
         opened, whole = _asked_and_answered(tokenizer, template, asked)
-    except FAILURES as error:
+    except TemplateFailure as error:
         try:  # it may insist on a system line
             asked = [{"role": "system", "content": "Be brief."}, *asked]
             opened, whole = _asked_and_answered(tokenizer, template, asked)
-        except FAILURES:
+        except TemplateFailure:
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(f"its chat template cannot be used: {why}; {OTHER}") from None
     if PROBE not in opened:

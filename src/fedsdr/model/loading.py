@@ -1,39 +1,36 @@
 """A base from its folder or the hub: what is checked before it is believed, and how it is frozen.
 
-Only safetensors weights are read; code from the folder runs only for a model that the user trusts
-by name.
+Only safetensors weights are read (sealed.py says what else), and what a stranger's files make the
+libraries do is done in a fork first (rehearsal.py); code from the folder runs only for a model that
+the user trusts by name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from fedsdr.errors import ModelError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.head import find_head
-from fedsdr.model.source import find_model, needs_code
+from fedsdr.model.paper import rehearse_model
+from fedsdr.model.rehearsal import in_words, is_damage
+from fedsdr.model.sealed import Sealed, sealed
+from fedsdr.model.source import find_model
 from fedsdr.model.speech import own_template
 from fedsdr.model.tokenizer import check_vocabulary, read_tokenizer
 from fedsdr.model.trial import rigid_layers
 
-DAMAGE = (SafetensorError, StrictDataclassError)  # of weights, of config.json
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -42,17 +39,8 @@ DTYPES = {
 }
 
 Quantized = Literal["8bit", "4bit"]
+QUANTIZED = "quantization_config"
 QUANTIZING = ("bitsandbytes", "accelerate")
-DECISIVE = (
-    "*.safetensors",
-    "config.json",
-    "token*.json",
-    "chat_template*",
-    "*.model",
-    "vocab.*",
-    "merges.txt",
-    "*.py",
-)
 
 
 def load_base(
@@ -68,18 +56,20 @@ def load_base(
     _check_device(dtype, device, quantize)
     folder = find_model(str(path), revision, trusted)
     common: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
+    read = partial(read_tokenizer, folder, **common)
     placed: dict[str, Any] = {}
     if quantize is not None:
         placed = {"quantization_config": _quantized(quantize, dtype), "device_map": {"": device}}
     if dtype == "float64":
         placed["experts_implementation"] = "eager"  # the kernel for experts is for narrower ones
     try:
-        with reading(folder, path, trusted):
-            _check_weights(folder)
-            config = AutoConfig.from_pretrained(folder, **common)
-            tokenizer = read_tokenizer(folder, **common)  # before all the weights are read
+        with sealed(folder, code=trusted) as model, reading(model, path, trusted):
+            if not trusted:
+                rehearse_model(model, AutoModelForCausalLM, read)
+            config = AutoConfig.from_pretrained(model.folder, **common)
+            tokenizer = read(model.folder)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
+                model.folder,
                 output_loading_info=True,
                 config=config,
                 dtype=DTYPES[dtype],
@@ -91,11 +81,42 @@ def load_base(
             net, report = loaded
             if quantize is None:
                 net = net.to(device)
+            call_it(net, folder)
+            _refuse_others(folder, report)
+            if quantize is None and QUANTIZED in model.config and not hasattr(net, "hf_quantizer"):
+                raise ModelError(
+                    f"{folder}/config.json: {QUANTIZED} is of no kind that is known here, so the "
+                    "weights would be read as what they are not; take the model unquantised"
+                )
+            check_vocabulary(folder, tokenizer, net)
+            net.requires_grad_(False).eval()
+            if quantize is not None:
+                _keep_gradients(net)
+            if dtype == "float64":
+                keep_norms_wide(net)
+            template, notes = own_template(tokenizer)
+            rigid, head = rigid_layers(net), find_head(net)
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"{folder}: does not fit on {device} in {dtype}; try model.dtype: bfloat16, or "
             "model.quantize: 4bit"
         ) from error
+    return BaseModel(
+        net,
+        tokenizer,
+        model.digest,
+        folder,
+        template,
+        notes,
+        head,
+        precision="+".join(filter(None, (dtype, quantize))),
+        rigid=rigid,
+    )
+
+
+def _refuse_others(folder: Path, report: Mapping[str, Any]) -> None:
+    """Weights of other shapes than config.json asks for, or none: transformers would fill them with
+    random numbers and only log it."""
     if wrong := sorted(report["mismatched_keys"]):
         name, there, asked = wrong[0]
         raise ModelError(
@@ -103,59 +124,35 @@ def load_base(
             f"for: {name!r} is {list(there)} instead of {list(asked)}; take both from one model"
         )
     if missing := sorted(report["missing_keys"]):
-        # transformers would fill them with random numbers and only log it.
         raise ModelError(
             f"{folder}: {len(missing)} tensors of its config.json are not in its weights, "
             f"such as {missing[0]!r}"
         )
-    check_vocabulary(folder, tokenizer, net)
-    net.requires_grad_(False).eval()
-    if quantize is not None:
-        _keep_gradients(net)
-    if dtype == "float64":
-        keep_norms_wide(net)
-    template, notes = own_template(tokenizer)
-    digest, precision = folder_digest(folder), "+".join(filter(None, (dtype, quantize)))
-    rigid = rigid_layers(net)
-    head = find_head(net)
-    return BaseModel(
-        net,
-        tokenizer,
-        digest,
-        folder,
-        template,
-        notes,
-        head,
-        precision=precision,
-        rigid=rigid,
-    )
 
 
 @contextmanager
-def reading(folder: Path, path: str | Path, trusted: bool) -> Generator[None]:
+def reading(model: Sealed, path: str | Path, trusted: bool) -> Generator[None]:
     """What is wrong with a model folder, in a sentence that names it."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json, so this is not a Hugging Face model folder")
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, *DAMAGE) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        if needs_code(folder) and not trusted:
+    except BaseException as error:
+        if not is_damage(error):
+            raise
+        folder = model.called
+        told = in_words(error).replace(str(model.folder), str(folder))
+        if model.config.get("auto_map") and not trusted:
             told = (
                 "it comes with Python code of its own, which can do anything on this machine; if "
                 f"you trust it, say so by name: fedsdr --trust-remote-code {path} ..."
             )
-        raise ModelError(f"{folder}: cannot be loaded: {told[:300]}") from error
+        raise ModelError(f"{folder}: cannot be loaded: {told}") from error
 
 
-def _check_weights(folder: Path) -> None:
-    if not list(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder}: no *.safetensors weights; pickled weights (.bin, .pt) are never loaded, "
-            "convert them with `save_pretrained(..., safe_serialization=True)`"
-        )
+def call_it(net: Any, folder: Path) -> None:
+    """By its own name, not by that of the place that it was read from."""
+    net.config._name_or_path = net.name_or_path = str(folder)
 
 
 def _check_device(dtype: str, device: str, quantize: Quantized | None) -> None:
@@ -215,14 +212,3 @@ def _wide_norm(self: Any, x: Tensor) -> Tensor:
     return self.weight * (
         x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
     )
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 over the files that decide what the model computes."""
-    sha = hashlib.sha256()
-    names = sorted(path for pattern in DECISIVE for path in folder.glob(pattern))
-    for name in names:
-        sha.update(name.name.encode() + b"\0")
-        with name.open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
-    return sha.hexdigest()

@@ -14,6 +14,7 @@ from fedsdr.errors import ModelError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.loading import DTYPES
 from fedsdr.model.lora import StackedLora
+from fedsdr.model.sealed import is_inside
 
 # What makes the folder usable besides weights and config.json, as the base's makers wrote it.
 COMPANIONS = (
@@ -66,7 +67,7 @@ def save_merged(base: BaseModel, folder: Path, dtype: str) -> None:
     try:
         net.save_pretrained(folder)
         for path in {path for pattern in COMPANIONS for path in base.path.glob(pattern)}:
-            if path.is_file():
+            if path.is_file() and is_inside(base.path, path):
                 shutil.copyfile(path, folder / path.name)
         if base.template != base.tokenizer.chat_template:
             (folder / "chat_template.jinja").write_text(base.template, encoding="utf-8")

@@ -3,16 +3,19 @@ before anything is downloaded or bought."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from fedsdr.model.base import BaseModel, in_out, linear_layers
 from fedsdr.model.head import Head
-from fedsdr.model.loading import DTYPES, Quantized, folder_digest, reading
+from fedsdr.model.loading import DTYPES, Quantized, call_it, reading
+from fedsdr.model.paper import build, rehearse_model
+from fedsdr.model.sealed import sealed
 from fedsdr.model.source import find_model
 from fedsdr.model.speech import own_template
 from fedsdr.model.tokenizer import check_vocabulary, read_tokenizer
@@ -36,14 +39,14 @@ def outline_base(
     That the model's head works as a plain one, and that a LoRA layer can stand in for each linear
     layer, cannot be tried here, and is taken for granted."""
     folder = find_model(str(path), revision, trusted, weights=False)
-    common: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
-    with reading(folder, path, trusted):
-        config = AutoConfig.from_pretrained(folder, **common)
-        with torch.device("meta"):
-            net = AutoModelForCausalLM.from_config(
-                config, dtype=DTYPES[dtype], trust_remote_code=trusted
-            )
-        tokenizer = read_tokenizer(folder, **common)
+    common: dict[str, Any] = {"trust_remote_code": trusted}
+    with sealed(folder, False, trusted) as model, reading(model, path, trusted):
+        read = partial(read_tokenizer, folder, local_files_only=True, **common)
+        if not trusted:
+            rehearse_model(model, AutoModelForCausalLM, read)
+        net = build(model, AutoModelForCausalLM, DTYPES[dtype], **common)
+        tokenizer = read(model.folder)
+    call_it(net, folder)
     check_vocabulary(folder, tokenizer, net)
     net.requires_grad_(False).eval()
     if quantize is not None:
@@ -52,8 +55,9 @@ def outline_base(
     precision = "+".join(filter(None, (dtype, quantize)))
     layer = net.get_output_embeddings()
     head = Head(layer) if isinstance(layer, nn.Module) else None
-    digest = folder_digest(folder)
-    return BaseModel(net, tokenizer, digest, folder, template, notes, head, precision=precision)
+    return BaseModel(
+        net, tokenizer, model.digest, folder, template, notes, head, precision=precision
+    )
 
 
 def _pack(net: PreTrainedModel, quantize: Quantized) -> None:

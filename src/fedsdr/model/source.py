@@ -3,7 +3,6 @@ cache."""
 
 from __future__ import annotations
 
-import json
 import re
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from fedsdr.errors import ModelError
+from fedsdr.runs.plain import user_path
 
 # Never *.bin, *.pt: pickled weights are not even downloaded. Code only for a trusted model.
 WEIGHTS = "*.safetensors"
@@ -34,7 +34,7 @@ def find_model(
     path: str, revision: str | None = None, code: bool = False, weights: bool = True
 ) -> Path:
     """The folder of a model: `path` itself, or the snapshot of a hub's `owner/name`."""
-    folder = Path(path).expanduser()
+    folder = user_path(path, ModelError)
     if folder.is_dir():
         if revision is not None:
             raise ModelError(
@@ -66,12 +66,3 @@ def find_model(
     except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     raise ModelError(f"model {at} cannot be fetched: {why}")
-
-
-def needs_code(folder: Path) -> bool:
-    """Whether config.json asks for Python code that comes with the model."""
-    try:
-        found = json.loads((folder / "config.json").read_bytes())
-    except (ValueError, OSError, RecursionError):
-        return False  # loading it will say what is wrong
-    return isinstance(found, dict) and bool(found.get("auto_map"))

@@ -10,38 +10,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from fedsdr.errors import DataError, ModelError
-from fedsdr.model.templates import PLAIN_TEMPLATE, TEMPLATES, check_choice
+from fedsdr.model.rendering import GUARD, HALF, OTHER, TemplateFailure, render_chat
+from fedsdr.model.templates import BOS, PLAIN_TEMPLATE, TEMPLATES, check_choice
 
 Conversation = Sequence[Mapping[str, str]]
-GUARD = "\udfff"  # half of a surrogate pair, which is no text: no record can hold it
-HALF = re.compile("[\ud800-\udfff]")
 NO_TEMPLATE = "the tokenizer has no chat template: fedsdr's plain one is used"
 DATED = "the chat template writes today's date: here always 26 Jul 2024, so that runs repeat"
 # Shadows the clock that transformers offers to templates.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 PROBE = "fedsdr probe"
-OTHER = "set model.chat_template: plain, or name another one there"
-# A template is a program of whoever made the model, and can fail as one.
-FAILURES = (
-    TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +70,8 @@ class Speech:
             return _encoded(self.tokenizer, text)
         found = self.added.search(text)
         start = found.start() if found else len(text)
-        ids = self.inner.encode(text[:start], add_special_tokens=False).ids
+        with encoding():
+            ids = self.inner.encode(text[:start], add_special_tokens=False).ids
         return ids + _encoded(self.tokenizer, text[start:])
 
 
@@ -118,7 +106,7 @@ def rendered(
 ) -> str:
     try:
         return render_unguarded(tokenizer, template, messages, opened)
-    except FAILURES:
+    except TemplateFailure:
         # Its own message could quote the record.
         raise DataError(
             "the chat template refuses the conversation (its system line, say, or the order "
@@ -129,14 +117,15 @@ def rendered(
 def render_unguarded(
     tokenizer: PreTrainedTokenizerFast, template: str, messages: Conversation, opened: bool
 ) -> str:
-    """By transformers, in a Jinja sandbox. What it raises could quote the messages."""
-    text = tokenizer.apply_chat_template(
-        [dict(m) for m in messages],
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=opened,
-    )
-    return cast(str, text)
+    """What it raises could quote the messages."""
+    variables = {
+        **dict(tokenizer.special_tokens_map),
+        "messages": [dict(m) for m in messages],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": opened,
+    }
+    return render_chat(template, variables, sum(len(m["content"]) for m in messages))
 
 
 def own_template(tokenizer: PreTrainedTokenizerFast) -> tuple[str, tuple[str, ...]]:
@@ -145,6 +134,8 @@ def own_template(tokenizer: PreTrainedTokenizerFast) -> tuple[str, tuple[str, ..
     template = found.get("default") if isinstance(found, dict) else found
     if not isinstance(template, str):
         return named_template(tokenizer, "plain"), (NO_TEMPLATE,)
+    if HALF.search(template):
+        raise ModelError(f"its chat template holds half of a surrogate pair; {OTHER}")
     if "strftime_now" in template:
         return FIXED_DATE + template, (DATED,)
     return template, ()
@@ -167,7 +158,7 @@ def named_template(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
     bos: Any = tokenizer.bos_token_id
     adds_bos = bos is not None and tokenizer.encode("a")[0] == bos
     lacks_bos = adds_bos and "bos_token" not in chosen.text
-    return ("{{ bos_token }}" if lacks_bos else "") + chosen.text
+    return (BOS if lacks_bos else "") + chosen.text
 
 
 def is_plain(template: str) -> bool:
@@ -184,7 +175,24 @@ def _probe(
 
 
 def _encoded(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False) if text else []
+    with encoding():
+        return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+
+@contextmanager
+def encoding() -> Generator[None]:
+    """A tokenizer that was well on every trial can still break on a text; what it says of it could
+    quote it."""
+    try:
+        yield
+    except BaseException as error:
+        # tokenizers raises nothing narrower than Exception.
+        if type(error) is Exception or type(error).__name__ == "PanicException":
+            raise ModelError(
+                f"the model's tokenizer breaks on a text ({type(error).__name__}); is "
+                "tokenizer.json whole, and the model's own?"
+            ) from None
+        raise
 
 
 def _around(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:

@@ -29,6 +29,7 @@ class NamedTemplate:
         return bool(self.copy)
 
 
+BOS = "{{ bos_token }}"  # put before a template where the tokenizer itself would add it
 _SYSTEM_OR = "{{ messages[0].content if messages[0].role == 'system' else '"  # a usual one' }}
 _TURNS = "{% for m in messages if m.role != 'system' %}"
 # Of a template without a system turn: the system text, to be put into the first user turn.

@@ -172,6 +172,7 @@ def test_the_global_model_as_teacher_renewed_when_due(
     options = {"teacher": "global", "redistill_every": every}
     with toy(base64, make_algorithm("fedsd", options), tmp_path / "r", clients((2,))) as one:
         found = teachers(one, 5)
+        assert len(one.cohort.tokens) == 1, "rows of old teachers are dropped"
     assert [found.index(t) for t in found] == same
     assert "base" not in found
 

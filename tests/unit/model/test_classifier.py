@@ -130,10 +130,10 @@ def test_folders_that_hold_no_classifier(tmp_path: Path) -> None:
         load_classifier(tmp_path / "nowhere")
     make(tmp_path / "a")
     (tmp_path / "a/model.safetensors").rename(tmp_path / "a/pytorch_model.bin")
-    with pytest.raises(ModelError, match="pickled weights are never loaded"):
+    with pytest.raises(ModelError, match="pickled weights"):
         load_classifier(tmp_path / "a")
     (tmp_path / "a/model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="not a safetensors file"):
         load_classifier(tmp_path / "a")
     (tmp_path / "a/config.json").write_text("{")
     with pytest.raises(ModelError, match="id2label"):

@@ -9,8 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedsdr.distill.generate import Sampling, generate
+from fedsdr.distill.generate import Generated, Sampling, generate
+from fedsdr.errors import TaskError
 from fedsdr.model.lora import StackedLora
+from fedsdr.tensors import within_memory
 
 TOKENS_AT_ONCE = 1 << 15  # of prompts and answers that are generated side by side
 
@@ -49,9 +51,19 @@ class ModelAnswerer:
         room = self.positions - sampling.max_new_tokens
         # Of a prompt without room, the end counts: there stands what is asked.
         rows = [self._ids(prompt)[-room:] for prompt in prompts]
-        with torch.no_grad(), self.lora.wear(self.flats, self.mix):
-            found = generate(self.lora.base, rows, sampling, seeds, batch=max(1, len(prompts)))
-        return [answer.raw for answer in found]
+        at_once = max(1, len(prompts))
+
+        def drawn() -> list[Generated]:
+            with torch.no_grad(), self.lora.wear(self.flats, self.mix):
+                return generate(self.lora.base, rows, sampling, seeds, batch=at_once)
+
+        def less() -> None:
+            nonlocal at_once
+            if at_once == 1:
+                raise TaskError("memory ran out with one prompt; take a smaller model.dtype")
+            at_once //= 2
+
+        return [answer.raw for answer in within_memory(drawn, less)]
 
     def _ids(self, text: str) -> list[int]:
         # With what the tokenizer adds (Llama's <s>), as InstructEval calls it.
