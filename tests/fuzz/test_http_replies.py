@@ -388,7 +388,7 @@ def right_text(sent: bytes) -> str | None:
 
 
 def leaked(outcome: Outcome, folder: Path) -> Iterator[str]:
-    places = {"message": outcome.text, "log and notes": (folder / "log").read_text()}
+    places = {"message": outcome.text}
     for file in folder.rglob("*"):
         if file.is_file() and file.parent.name != "drafts":
             places[file.name] = file.read_text(errors="replace")
