@@ -1,19 +1,24 @@
-"""The verdict on a program is its tests', whatever it does in its own process; and what tests can ask
-of a program across the line."""
+"""The verdict on a program is its tests', whatever it does in its own process; and what tests can
+ask of a program across the line."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import pytest
 
 import fedsdr.sandbox as sandbox
-from fedsdr.sandbox import run_python
+from fedsdr.sandbox import jailed, run_python
 
 pytestmark = pytest.mark.skipif(
     sandbox.available() is not None, reason=f"no sandbox on this machine: {sandbox.available()}"
 )
 
 WRONG = "def f(x):\n    return 7\n"
-TESTS = "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(5) == 6\ncheck(f)"
+TESTS = (
+    "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(5) == 6\ncheck(f)"
+)
 
 EVERYWHERE = """
 import os
@@ -53,7 +58,9 @@ class Always:
     def __instancecheck__(self, other): return True
 """
 FORGERIES = {
-    "the frame's values, written everywhere": EVERYWHERE + FRAMES + "everywhere(words())\nos._exit(0)",
+    "the frame's values, written everywhere": EVERYWHERE
+    + FRAMES
+    + "everywhere(words())\nos._exit(0)",
     "the same when it is called": EVERYWHERE
     + FRAMES
     + "def f(x):\n    everywhere(words())\n    os._exit(0)",
@@ -62,8 +69,7 @@ FORGERIES = {
     "    if isinstance(o, dict):\n"
     "        found += [f'{v}\\n' for v in list(o.values()) if isinstance(v, str) and len(v) < 99]\n"
     "everywhere(found[:2000])\nos._exit(0)",
-    "the main module's task": EVERYWHERE
-    + "import sys\nmain = sys.modules['__main__']\n"
+    "the main module's task": EVERYWHERE + "import sys\nmain = sys.modules['__main__']\n"
     "everywhere([f'{v}\\n' for v in vars(main).values()])\nos._exit(0)",
     "the main module's end": "import sys\nmain = sys.modules['__main__']\n"
     "main.tests = main.program = lambda *a: 'passed'\n" + WRONG,
@@ -115,7 +121,7 @@ FORGERIES = {
     "its pipes are closed": "import os\ndef f(x): os.closerange(3, 64)",
     "its pipes are swapped": "import os\nfor a in range(3, 12):\n    for b in range(3, 12):\n"
     "        try: os.dup2(a, b)\n        except OSError: pass\n" + WRONG,
-    "fork and let the child answer": "import os\ndef f(x):\n    if os.fork(): os._exit(0)\n    return 7",
+    "a child answers": "import os\ndef f(x):\n    if os.fork(): os._exit(0)\n    return 7",
     "its memory through /proc": "def f(x):\n    open('/proc/self/mem', 'r+b')\n    return 7",
     "the parent's memory through /proc": "import os\ndef f(x):\n"
     "    open(f'/proc/{os.getppid()}/mem', 'r+b')\n    return 7",
@@ -156,7 +162,10 @@ def test_nothing_that_a_program_finds_about_itself_is_the_verdict(name: str) -> 
         ("def sorted(x): return f", "assert sorted([f(1)]) == [2]"),
         ("def all(x): return True", "assert all(f(n) == n + 1 for n in (1, 2))"),
         ("import math\nmath.isclose = lambda *a: True", "assert math.isclose(f(1), 2)"),
-        ("import math\nclass M: isclose = lambda *a: True\nmath = M()", "assert math.isclose(f(1), 2)"),
+        (
+            "import math\nclass M: isclose = lambda *a: True\nmath = M()",
+            "assert math.isclose(f(1), 2)",
+        ),
         ("from math import isclose\ndef isclose(*a): return True", "assert isclose(f(1), 2)"),
         (ALWAYS + "def f(x): return Always()", "assert f(1) in (2, 3)"),
         (ALWAYS + "def f(x): return Always()", "assert 2 in f(1)"),
@@ -182,13 +191,13 @@ def test_a_test_that_catches_everything_does_not_pass_over_a_broken_line() -> No
     ("code", "tests"),
     [
         ("def f(*a, **k): return a, k", "assert f(1, [2], x={3}) == ((1, [2]), {'x': {3}})"),
-        ("def f(x): return x", "v = [None, True, -0.5, 1j, b'x', range(3), (), {1: {}}]\nassert f(v) == v"),
+        ("def f(x): return x", "v = [None, True, -0.5, 1j, b'x', range(3), {1: ()}]\nassert f(v) == v"),
         ("def f(x): return x", "v = 3 ** 20000\nassert f(v) == v\nassert f(-v) == -v"),
-        ("def f(x): return x", "v = float('nan')\nassert f(v) != f(v)\nassert f('\\ud800') == '\\ud800'"),
+        ("def f(x): return x", "v = float('nan')\nassert f(v) != f(v)\nassert f('\\ud800') < '\\ud801'"),
         ("def f(x): return x is None or x is True", "assert f(None) is True\nassert f(1) is False"),
         ("def f(x): x.sort()", "v = [3, 1, 2]\nassert f(v) is None\nassert v == [1, 2, 3]"),
         ("def f(x): x['b'] = 2; x.pop('a')", "v = {'a': 1}\nf(v)\nassert v == {'b': 2}"),
-        ("def f(x):\n    yield from range(x)", "assert list(f(3)) == [0, 1, 2]\nassert next(f(2)) == 0"),
+        ("def f(x):\n    yield from range(x)", "assert list(f(2)) == [0, 1]\nassert next(f(2)) == 0"),
         ("def f(g, x): return [g(v) for v in x]", "assert f(lambda v: v + 1, [1, 2]) == [2, 3]"),
         ("def f(g, x): return g(x) if g else x", "assert f(str, 5) == '5'\nassert f(None, 5) == 5"),
         ("def f(x): return lambda y: x + y", "assert f(2)(3) == 5"),
@@ -202,14 +211,15 @@ def test_a_test_that_catches_everything_does_not_pass_over_a_broken_line() -> No
          "    def __getitem__(self, i): return self.held[i]\n"
          "    def __repr__(self): return f'Stack({self.held})'",
          "s = Stack()\nassert not s\nassert s.push(3).push(4) is s\nassert len(s) == 2\n"
-         "assert s[0] == 3\nassert 4 in s\nassert s.held == [3, 4]\ns.size = 9\nassert s.size == 9\n"
-         "assert isinstance(s, Stack)\nassert not isinstance(3, Stack)\nassert repr(s) == 'Stack([3, 4])'\n"
+         "assert s[0] == 3\nassert 4 in s\nassert s.held == [3, 4]\n"
+         "s.size = 9\nassert s.size == 9\nassert repr(s) == 'Stack([3, 4])'\n"
+         "assert isinstance(s, Stack)\nassert not isinstance(3, Stack)\n"
          "assert f'{s}' == 'Stack([3, 4])'\nassert list(s) == [3, 4]"),
         ("import math\nfrom typing import List\nBASE = {'a': [1]}\ndef f(x): return math.sqrt(x)",
          "v: List[float] = [f(4)]\nassert math.isclose(v[0], 2.0)\nassert BASE['a'] == [1]"),
         ("def f(x): print('hello', x)", "import io, contextlib\nout = io.StringIO()\n"
          "with contextlib.redirect_stdout(out):\n    f(3)\nassert out.getvalue() == 'hello 3\\n'"),
-        ("def f(n): return 1 if n < 2 else n * f(n - 1)", "assert f(5) == 120\nassert f(500) > 10 ** 1000"),
+        ("def f(n): return n < 2 or n * f(n - 1)", "assert f(5) == 120\nassert f(500) > 10 ** 1000"),
         ("big = bytearray(2 ** 26)\ndef f(): return len(big)", "assert f() == 2 ** 26"),
         ("def f(): return 1", ""),
     ],
@@ -230,16 +240,34 @@ def test_how_tests_end_is_told() -> None:
     assert run_python(WRONG, 0.5, tests="while True: pass").status == "timeout"
 
 
-def test_what_a_program_writes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all, and with and without a file system of its own."""
-    much = "for n in range(40):\n    open(f'a{n}', 'wb').write(bytes(2**22))\nimport time\ntime.sleep(5)"
-    many = "for n in range(9999):\n    open(f'a{n}', 'wb').close()\nimport time\ntime.sleep(5)"
-    lines = "import os\nfor n in range(9999): os.write(1, bytes(2**20))"
-    threads = (
-        "import threading, time\nthreading.stack_size(2**16)\n"
-        "for _ in range(2000): threading.Thread(target=time.sleep, args=(5,)).start()\ntime.sleep(5)"
-    )
-    for code in (much, many, lines, threads):
-        outcome = run_python(code, timeout=10)
-        assert outcome.detail in ("OSError", "quota", "RuntimeError"), outcome
+MUCH = "for n in range(40): open(f'a{n}', 'wb').write(bytes(2**22))\nimport time\ntime.sleep(5)"
+MANY = "for n in range(9999): open(f'a{n}', 'wb').close()\nimport time\ntime.sleep(5)"
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("code", [MUCH, MANY])
+def test_what_a_program_writes_is_bounded(
+    code: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a file system of its own, or else by the parent, who looks."""
+    if not own:
+        without = jailed.JAIL.read_text().replace("    own_file_system(os.getcwd(), task)\n", "")
+        (tmp_path / "jail.py").write_text(without)
+        shutil.copy(jailed.JAIL.with_name("calls.py"), tmp_path)
+        monkeypatch.setattr(jailed, "JAIL", tmp_path / "jail.py")
+    outcome = run_python(code, timeout=10)
+    assert outcome.detail in (("OSError", "quota") if own else ("quota",)), outcome
     assert run_python("for n in range(9): open(f'a{n}', 'wb').write(bytes(2**22))").passed
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nfor n in range(9999): os.write(1, bytes(2**20))",
+        "import threading, time\nthreading.stack_size(2**16)\nfor _ in range(2000):\n"
+        "    threading.Thread(target=time.sleep, args=(5,), daemon=True).start()\ntime.sleep(5)",
+    ],
+)
+def test_output_and_threads_are_bounded(code: str) -> None:
+    outcome = run_python(code, timeout=10)
+    assert outcome.detail in ("quota", "RuntimeError"), outcome

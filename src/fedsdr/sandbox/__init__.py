@@ -185,17 +185,17 @@ def _listen(
 
 
 def _judge(program: Jailed, tester: Jailed, token: str, shown: bytes, late: str) -> Outcome:
+    output = shown.decode("utf-8", "replace")
     for one in (program, tester):
         first = one.said.decode("utf-8", "replace").split("\n")[0]
         if first != "ready":
             raise SandboxError(first or "the walled-in Python did not start")
-    output = shown.decode("utf-8", "replace")
+        if late == "quota":  # which it may be before the tests' own process is up
+            return Outcome("killed", "quota", output)
     if tester.word == token:
         return Outcome("passed", output=output)
     if late == "timeout":
         return Outcome("timeout", output=output)
-    if late == "quota":
-        return Outcome("killed", "quota", output)
     if tester.word == "gone" and program.signal:
         return Outcome("killed", signal.Signals(program.signal).name, output)
     word = program.word if tester.word == "gone" else tester.word

@@ -152,7 +152,7 @@ def test_a_right_program_passes_and_a_wrong_one_does_not(folder: Path) -> None:
 
 
 def test_what_a_prompt_holds_beside_its_function_belongs_to_the_tests() -> None:
-    prompt = "import math\ndef near(a, b):\n    return a == b\n\ndef f(x):\n    \"\"\"Add.\"\"\"\n"
+    prompt = 'import math\ndef near(a, b):\n    return a == b\n\ndef f(x):\n    """Add."""\n'
     asked = Program(prompt, "def check(f):\n    assert near(f(1), 2)", "f")
     question = Question("q", "Write f.", "", program=asked)
     code, tests = program(question, "    return 1\ndef near(a, b):\n    return True")
