@@ -99,7 +99,7 @@ def evaluate_tasks(
         recipe.seed,
         recipe.evaluation.batch,
         limit,
-        (lambda code: sandbox.run_python(code, timeout=3.0).passed) if run_code else None,
+        _passes if run_code else None,
         watch.advance,
     )
     experiment = None
@@ -114,6 +114,10 @@ def evaluate_tasks(
     finally:
         if experiment is not None:
             experiment.close()
+
+
+def _passes(code: str, tests: str) -> bool:
+    return sandbox.run_python(code, timeout=3.0, tests=tests).passed
 
 
 def merge_evaluations(directory: str | Path, files: Sequence[str | Path]) -> Results:

@@ -320,7 +320,7 @@ DEVICES = {
 }
 ENDPOINTS = {
     "a web page": Case(
-        "<html>", (*FILE, *SERVED), "'text/html', not application/json",
+        "<html>", (*FILE, *SERVED), "its answer is text/html, not application/json",
         reply=Reply(body=b"<html>", headers={"Content-Type": "text/html"}),
     ),
     "no JSON": Case(
@@ -330,7 +330,7 @@ ENDPOINTS = {
         '{"choices": []}', (*FILE, *SERVED), "holds no choices", reply=answer(choices=[])
     ),
     "an error as 200": Case(
-        '{"error": "loading"}', (*FILE, *SERVED), "its answer is an error: 'loading'",
+        '{"error": "loading"}', (*FILE, *SERVED), "(it seems that the model is loading)",
         reply=answer(error="loading"),
     ),
     "breaks off": Case(
@@ -338,7 +338,7 @@ ENDPOINTS = {
         reply=Reply(body=b'{"cho', promised=99),
     ),
     "far too long": Case(
-        "4 MB of text", (*FILE, *SERVED), "more than 512 tokens can have",
+        "4 MB of text", (*FILE, *SERVED), "more characters than 512 tokens can have",
         reply=Reply(text="w " * 2_000_000),
     ),
     "above 8 MiB": Case(
@@ -346,8 +346,12 @@ ENDPOINTS = {
         reply=Reply(body=b" " * (9 << 20)),
     ),
     "no such model": Case(
-        "HTTP 404", (*FILE, *SERVED), "HTTP 404: 'no model m': are url (up to /v1) and model 'm'",
+        "HTTP 404", (*FILE, *SERVED), "HTTP 404: are url (up to /v1) and model 'm' right",
         reply=Reply(status=404, body=b'{"error": {"message": "no model m"}}'),
+    ),
+    "a redirect": Case(
+        "HTTP 302", (*FILE, *SERVED), "HTTP 302, a redirect, which is not followed",
+        reply=Reply(status=302, headers={"Location": "http://[::1"}),
     ),
     "a key is wanted": Case(
         "HTTP 401", (*FILE, *SERVED), "name the key's variable in key_env", reply=Reply(status=401)

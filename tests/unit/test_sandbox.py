@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import pytest
 
 import fedsdr.sandbox as sandbox
 from fedsdr.errors import SandboxError
-from fedsdr.sandbox import Refusal, available, run_python
+from fedsdr.sandbox import Refusal, available, jailed, run_python
 
 here = pytest.mark.skipif(
     sandbox.available() is not None, reason=f"no sandbox on this machine: {sandbox.available()}"
@@ -164,7 +165,8 @@ def test_only_its_own_folder_can_be_written(tmp_path: Path) -> None:
         f"os.mkdir({str(tmp_path / 'sub')!r})",
         "os.mkdir('sub')",
     ):
-        assert run_python(f"import os\n{change}").detail == "PermissionError", change
+        refused = run_python(f"import os\n{change}").detail
+        assert refused in ("PermissionError", "OSError"), change  # the latter: another device
     assert mine.read_text() == "mine"
     assert not home.exists()
     assert os.listdir(tmp_path) == ["mine.txt"]
@@ -253,21 +255,22 @@ def test_without_walls_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.undo()
 
     broken = tmp_path / "jail.py"
-    source = Path(sandbox.__file__).with_name("jail.py").read_text()
-    broken.write_text(source.replace("libc.syscall(444, None, 0, 1)", "-1"))
-    monkeypatch.setattr(sandbox, "_JAIL", broken)
+    source = jailed.JAIL
+    broken.write_text(source.read_text().replace("libc.syscall(444, None, 0, 1)", "-1"))
+    shutil.copy(source.with_name("calls.py"), tmp_path)
+    monkeypatch.setattr(jailed, "JAIL", broken)
     available.cache_clear()
     with pytest.raises(SandboxError, match=r"no Landlock, .*kernel from 5\.13"):
         run_python(code)
 
     # A wall with a hole is found by trying it.
-    broken.write_text(source.replace("    limit_calls(*machine)\n", ""))
+    broken.write_text(source.read_text().replace("    limit_calls(*machine)\n", ""))
     available.cache_clear()
     assert isinstance(available(), Refusal)
     with pytest.raises(SandboxError, match=r"limits do not hold here .*NotWalledIn"):
         run_python(code)
 
-    broken.write_text(source.replace("    limit_files(os.getcwd())\n", ""))
+    broken.write_text(source.read_text().replace("    limit_files(os.getcwd())\n", ""))
     available.cache_clear()
     with pytest.raises(SandboxError, match=r"limits do not hold here .*NotWalledIn"):
         run_python(code)

@@ -126,7 +126,7 @@ def _tests(example: Example) -> str:
 
 @lru_cache(maxsize=1024)
 def _pass(code: str, tests: str) -> bool:
-    return run_python(f"{code}\n{tests}\n").passed
+    return run_python(code, tests=tests).passed
 
 
 def _wrong_line(code: str) -> int | None:

@@ -1,33 +1,33 @@
 """A server that speaks OpenAI's protocol (vLLM, llama.cpp, Ollama, TGI), and one request to it.
 
-Rewriting sends whole records: no proxy stands in between, and no redirect is followed.
+Rewriting sends whole records: no proxy stands in between, and no redirect is followed. Of what the
+server sends, no message repeats more than the status.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
+import logging
 import os
 import re
 import ssl
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
-from ipaddress import ip_address
 from socket import gaierror
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import httpcore
+
 from fedsdr.distill.hosts import is_here, refusal
-from fedsdr.distill.reply import BadReply, other_model, read_reply, server_words
+from fedsdr.distill.reply import BadReply, complaint, read_answer, read_draft
 from fedsdr.distill.selection import Draft
+from fedsdr.distill.wire import LARGEST_ANSWER, NotHere, TooLarge, TooLate, Wire
 from fedsdr.errors import RecipeError
 
 Then = Literal["again", "busy", "down", "row", "stop"]
-LARGEST_ANSWER = 8 << 20  # bytes
 LONGEST_WAIT = 600.0  # seconds that a server may ask for
 ROW_REFUSED = (400, 413, 422)  # the record may be to blame: too long, say
 TRY_AGAIN = (408, 409, 425)
@@ -68,96 +68,108 @@ class Unanswered(Exception):
         self.why, self.then, self.wait = why, then, wait
 
 
-@dataclass(slots=True)
 class Line:
     """A connection that is kept open from request to request."""
 
-    endpoint: Endpoint
-    api_key: str | None = field(repr=False)
-    _open: http.client.HTTPConnection | None = None
+    def __init__(self, endpoint: Endpoint, api_key: str | None) -> None:
+        self.endpoint, self.renamed = endpoint, False  # whether it said that it is another model
+        parts = urlsplit(endpoint.url)
+        host, path = parts.hostname or "", parts.path.rstrip("/")
+        verb = "chat/completions" if endpoint.protocol == "chat" else "completions"
+        self._url = httpcore.URL(
+            scheme=parts.scheme, host=host, port=parts.port, target=f"{path}/{verb}"
+        )
+        self._headers: dict[bytes | str, bytes | str] = {
+            "Host": parts.netloc,
+            "User-Agent": "fedsdr",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        }
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._wire = Wire(here=is_here(host))
+        secure = ssl.create_default_context() if parts.scheme == "https" else None
+        self._pool = httpcore.ConnectionPool(secure, max_connections=1, network_backend=self._wire)
+        # At level DEBUG, with which a program may begin, it would write down what a server sent.
+        logging.getLogger("httpcore").setLevel(logging.INFO)
 
-    def ask(self, body: Mapping[str, Any], texts: Sequence[str]) -> tuple[Draft, str | None]:
-        """One draft, and the other model that it comes from, if it says so; `texts` are what the
-        record says, which no message may repeat."""
+    def ask(self, body: Mapping[str, Any]) -> Draft:
+        answer: Answer | None = None
+        self._wire.begin(self.endpoint.timeout)
         try:
-            status, headers, answer = self._post(json.dumps(body).encode())
-            private = [*texts, self.api_key or ""]
-            words = partial(server_words, answer, private)
-            if status != 200:
-                raise _refused(self.endpoint, status, headers, words())
-            kind = headers.get("Content-Type", "")
-            try:
-                draft = read_reply(self.endpoint.protocol, kind, answer, body["max_tokens"])
-            except BadReply as error:
-                raise Unanswered(f"{error}{words()}", "again") from None
-            return draft, other_model(self.endpoint.model, answer, private)
-        except (ConnectionRefusedError, gaierror) as error:
-            raise Unanswered(f"does not answer: {_reason(error)}", "down") from None
-        except ssl.SSLCertVerificationError as error:
-            raise Unanswered(f"its certificate: {error.verify_message}", "stop") from None
-        except TimeoutError:
+            with self._pool.stream(
+                "POST", self._url, headers=self._headers, content=json.dumps(body).encode()
+            ) as response:
+                answer = Answer(response.status, response.headers)
+                for piece in response.iter_stream():
+                    answer.body += piece
+            if answer.status != 200:
+                raise _refused(self.endpoint, answer)
+            kind, coding = answer.header("Content-Type"), answer.header("Content-Encoding")
+            said = read_answer(kind, coding, bytes(answer.body))
+            draft = read_draft(self.endpoint.protocol, said, body["max_tokens"])
+            named = said.get("model")
+            self.renamed |= isinstance(named, str) and named != self.endpoint.model
+            return draft
+        except BadReply as error:
+            raise Unanswered(str(error), "again") from None
+        except TooLarge:
+            what = f"its answer is larger than {LARGEST_ANSWER >> 20} MiB"
+            raise Unanswered(what, "again") from None
+        except TooLate:
             raise Unanswered(f"no answer within {self.endpoint.timeout:g} s", "again") from None
-        except (OSError, http.client.HTTPException, BadReply) as error:
-            raise Unanswered(_reason(error), "again") from None
+        except NotHere:
+            host = urlsplit(self.endpoint.url).hostname
+            raise Unanswered(f"{host} is not this machine here", "stop") from None
+        except (OSError, httpcore.NetworkError) as error:
+            raise _unreached(error) from None
+        except httpcore.ProtocolError:
+            # Its message can quote what the server sent.
+            why = "it does not speak HTTP as it should"
+            if self._wire.ended:
+                why = "its answer broke off" if answer else "it hung up without an answer"
+            raise Unanswered(why, "again") from None
+
+    def cut(self) -> None:
+        """From another thread: the request under way is given up."""
+        self._wire.cut()
 
     def close(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    def _post(self, body: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
-        deadline = time.monotonic() + self.endpoint.timeout
-        whole = False
-        try:
-            line = self._connected()
-            sock = line.sock
-            sock.settimeout(self.endpoint.timeout)
-            headers = {"Content-Type": "application/json", "Accept": "application/json"}
-            if self.api_key is not None:
-                headers["Authorization"] = f"Bearer {self.api_key}"
-            path = urlsplit(self.endpoint.url).path.rstrip("/")
-            verb = "chat/completions" if self.endpoint.protocol == "chat" else "completions"
-            line.request("POST", f"{path}/{verb}", body, headers)
-            response = line.getresponse()
-            answer = bytearray()
-            while len(answer) <= LARGEST_ANSWER:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                piece = response.read1(1 << 16)
-                if not piece:
-                    break
-                answer += piece
-            else:
-                raise BadReply(f"its answer is larger than {LARGEST_ANSWER >> 20} MiB")
-            if response.length:
-                raise BadReply("its answer broke off")
-            response.close()  # of the answer; the connection stays
-            whole = not response.will_close
-            return response.status, response.headers, bytes(answer)
-        finally:
-            if not whole:
-                self.close()
-
-    def _connected(self) -> http.client.HTTPConnection:
-        if self._open is None:
-            parts = urlsplit(self.endpoint.url)
-            secure = parts.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            self._open = kind(parts.hostname or "", parts.port, timeout=self.endpoint.timeout)
-            self._open.connect()
-            peer = str(self._open.sock.getpeername()[0])
-            if is_here(parts.hostname or "") and not ip_address(peer).is_loopback:
-                raise Unanswered(f"{parts.hostname} is not this machine here, but {peer}", "stop")
-        return self._open
+        self._pool.close()
 
 
-def _refused(
-    endpoint: Endpoint, status: int, headers: http.client.HTTPMessage, words: str
-) -> Unanswered:
-    why = f"HTTP {status}{words}"
+@dataclass(slots=True)
+class Answer:
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytearray = field(default_factory=bytearray)
+
+    def header(self, name: str) -> str:
+        """Empty where there is none; the first of several."""
+        wanted = name.lower().encode()
+        return next((v.decode("latin-1") for n, v in self.headers if n.lower() == wanted), "")
+
+
+def _unreached(error: Exception) -> Unanswered:
+    if isinstance(error, (ConnectionRefusedError, gaierror)):
+        return Unanswered(f"does not answer: {error.strerror}", "down")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Unanswered(f"its certificate: {error.verify_message}", "stop")
+    if isinstance(error, ssl.SSLError):
+        return Unanswered("it does not speak TLS as it should", "again")
+    if isinstance(error, OSError) and error.errno is not None:
+        return Unanswered(os.strerror(error.errno), "again")
+    return Unanswered("the connection broke", "again")
+
+
+def _refused(endpoint: Endpoint, answer: Answer) -> Unanswered:
+    status = answer.status
+    why = f"HTTP {status}{complaint(bytes(answer.body))}"
     if 300 <= status < 400:
-        to = urlsplit(headers.get("Location", "")).hostname or "another path"
-        return Unanswered(f"{why}, a redirect to {to}, which is not followed", "stop")
-    wait = _retry_after(headers)
+        what = "a redirect, which is not followed: is url (up to /v1) right?"
+        return Unanswered(f"HTTP {status}, {what}", "stop")
+    wait = _retry_after(answer.header("Retry-After"))
     if status == 429 or (status == 503 and wait is not None):
         return Unanswered(why, "busy", wait)
     if status in TRY_AGAIN or status >= 500:
@@ -166,35 +178,23 @@ def _refused(
         return Unanswered(why, "row")
     if status in (401, 403):
         hint = "is the key right?" if endpoint.key_env else "name the key's variable in key_env"
-        # Without the server's words, which tend to quote the key.
         return Unanswered(f"HTTP {status}: {hint}", "stop")
     if status == 404:
-        return Unanswered(f"{why}: are url (up to /v1) and model {endpoint.model!r} right?", "stop")
+        return Unanswered(
+            f"HTTP 404: are url (up to /v1) and model {endpoint.model!r} right?", "stop"
+        )
     return Unanswered(why, "stop")
 
 
-def _retry_after(headers: http.client.HTTPMessage) -> float | None:
+def _retry_after(asked: str) -> float | None:
     """Seconds, or a date."""
-    asked = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", asked):
+    asked = asked.strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", asked):
         return min(LONGEST_WAIT, float(asked))
     try:
         when = parsedate_to_datetime(asked)
-    except ValueError:
+        when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+        seconds = (when - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return min(LONGEST_WAIT, max(0.0, (when - datetime.now(UTC)).total_seconds()))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, http.client.RemoteDisconnected):
-        return "it hung up without an answer"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    if isinstance(error, BadReply):
-        return str(error)
-    if isinstance(error, http.client.IncompleteRead):
-        return "its answer broke off"
-    # Messages of http.client can quote what the server sent.
-    return f"it does not speak HTTP as it should ({type(error).__name__})"
+    return min(LONGEST_WAIT, max(0.0, seconds))

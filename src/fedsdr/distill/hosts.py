@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 
 def refusal(url: str, allow: Sequence[str]) -> str | None:
     """Why this URL may not be asked; None if it may."""
+    if not re.fullmatch(r"[\x21-\x7e]+", url):
+        return "must be plain ASCII without spaces: write its host as xn--…, its path with %20"
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port

@@ -64,10 +64,11 @@ class Remote:
             try:
                 asking.all()
             finally:
-                for other in sorted(asking.others):
+                if any(line.renamed for line in asking.lines):
+                    # Under which name, it could say anything.
                     self.note(
-                        f"the endpoint answers as model {other!r}, not as "
-                        f"{self.endpoint.model!r}; is it the one that is meant?"
+                        f"the endpoint answers as another model than {self.endpoint.model!r}; is "
+                        f"it the one that is meant? {self.endpoint.url}/models lists what it has"
                     )
         progress(len(missing) - len(once))
 
@@ -116,22 +117,24 @@ class _Asking:
     )
     over: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    answers: int = 0  # so far; guarded by the lock, like the next two
-    others: set[str] = field(default_factory=lambda: set[str]())  # models that it says it is
+    lines: list[Line] = field(default_factory=lambda: list[Line]())
+    answers: int = 0  # so far; guarded by the lock, like the next
     not_before: float = 0.0  # when the server wants to be asked again
 
     def all(self) -> None:
         api_key = self.remote.endpoint.key()
         many = min(self.remote.endpoint.concurrency, len(self.asked))
-        for _ in range(many):
+        self.lines = [Line(self.remote.endpoint, api_key) for _ in range(many)]
+        for line in self.lines:
             # Daemons: whoever stops the program need not wait for answers.
-            threading.Thread(target=self._work, args=(api_key,), daemon=True).start()
+            threading.Thread(target=self._work, args=(line,), daemon=True).start()
         try:
             missing = self._collect(many)
         finally:
             self.over.set()
-            for _ in range(many):
+            for line in self.lines:
                 self.tasks.put(None)
+                line.cut()
         if missing:
             named = ", ".join(repr(one.example.id) for one, _ in missing[:NAMED])
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
@@ -182,8 +185,7 @@ class _Asking:
         self.progress(len(empty))
         return missing
 
-    def _work(self, api_key: str | None) -> None:
-        line = Line(self.remote.endpoint, api_key)
+    def _work(self, line: Line) -> None:
         while (task := self.tasks.get()) is not None:
             result: Result = None
             try:
@@ -194,11 +196,10 @@ class _Asking:
 
     def _answered(self, line: Line, one: Asked, body: Mapping[str, Any]) -> Draft | Unanswered:
         tries, since, jitter = 0, self.answers, Random(one.seed)
-        texts = [*(m["content"] for m in messages_of(one.example)), one.example.response]
         while True:
             self.over.wait(max(0.0, self.not_before - time.monotonic()))
             try:
-                draft, other = line.ask(body, texts)
+                draft = line.ask(body)
             except Unanswered as problem:
                 if problem.then in ("row", "stop"):
                     return problem
@@ -212,7 +213,6 @@ class _Asking:
             else:
                 with self.lock:
                     self.answers += 1
-                    self.others |= {other} if other is not None else set()
                 return draft
 
     def _wait(self, told: float | None, tries: int, jitter: Random) -> None:

@@ -1,38 +1,71 @@
-"""What a server answered: the draft in it, or why it is none."""
+"""What a server answered: the draft in it, or why it is none.
+
+A server knows the record and the key, and may say either anywhere, in words or in disguise. So
+nothing that it sent is repeated in a message: what is wrong is said in words of ours.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 from fedsdr.distill.selection import Draft
 
 LONGEST_TOKEN = 256  # characters
-LONGEST_WORDS = 200  # characters of a server's own message that are passed on
-SHARED = 12  # characters in a row that such a message may not share with a record …
-SHORTEST = 3  # … or a whole text of a record, from this length on
+LONGEST_WORDS = 2000  # characters of a server's own message that are looked at
+JSON = re.compile(r"(application|text)/([a-z0-9.-]{1,40}\+)?json")
+KNOWN_KINDS = (
+    *("text/html", "text/plain", "text/xml", "text/css", "text/event-stream", "image/png"),
+    *("application/xml", "application/x-ndjson", "application/octet-stream", "application/pdf"),
+)
+# What servers complain of, and how it is passed on; the first that fits.
+COMPLAINTS = {
+    r"context|too long|too large|too many tokens|max_(model_)?(len|tokens)|maximum length": (
+        "the request is too long for the model"
+    ),
+    r"loading|starting|warming": "the model is loading",
+    r"out of memory|\boom\b": "it is out of memory",
+    r"rate.?limit|quota|billing|credit": "a quota is used up",
+    r"overload|capacity|\bbusy\b|\bqueue": "it is overloaded",
+    r"model.{0,200}(not found|not exist|unknown|no such)|(unknown|no|invalid) (such )?model": (
+        "it does not have the model"
+    ),
+    r"top_k|seed|parameter|argument|unrecognized|not permitted|unsupported": (
+        "it does not take a parameter (top_k, seed)"
+    ),
+    r"chat.?template|\brole\b|system (message|prompt)": (
+        "the model's chat template does not take such messages"
+    ),
+}
 
 
 class BadReply(Exception):
     """The server's answer is not one of the protocol."""
 
 
-def read_reply(
-    protocol: Literal["chat", "completions"], kind: str, body: bytes, tokens: int
+def read_answer(kind: str, coding: str, body: bytes) -> Mapping[str, Any]:
+    """The object in an answer of this Content-Type and Content-Encoding."""
+    if coding.strip().lower() not in ("", "identity"):
+        raise BadReply("its answer is compressed, which it was not asked for")
+    media = kind.partition(";")[0].strip().lower()
+    if not JSON.fullmatch(media):
+        named = media if media in KNOWN_KINDS else "of an unknown kind"
+        raise BadReply(f"its answer is {named}, not application/json")
+    answer = _parsed(body)
+    if answer is None:
+        raise BadReply("its answer is not valid JSON")
+    return answer
+
+
+def read_draft(
+    protocol: Literal["chat", "completions"], answer: Mapping[str, Any], tokens: int
 ) -> Draft:
     """The first choice's text, and whether it stopped at the limit of so many tokens."""
-    if "json" not in kind.lower():
-        raise BadReply(f"its answer is {_named(kind)}, not application/json")
-    try:
-        answer: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadReply("its answer is not valid JSON") from None
-    held = _mapping(answer, "its answer")
-    if held.get("error"):
-        raise BadReply("its answer is an error")
-    choices: Any = held.get("choices")
+    if answer.get("error"):
+        raise BadReply(f"its answer is an error{_complaint(answer)}")
+    choices: Any = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         raise BadReply("its answer holds no choices")
     choice = _mapping(cast("list[object]", choices)[0], "choices[0]")
@@ -50,60 +83,60 @@ def read_reply(
     if re.search("[\0\ud800-\udfff]", text):
         raise BadReply("its answer holds what is no text (NUL, or half of a surrogate pair)")
     if len(text) > LONGEST_TOKEN * tokens:
-        raise BadReply(f"its answer has {len(text)} characters, more than {tokens} tokens can have")
+        raise BadReply(f"its answer has more characters than {tokens} tokens can have")
     return Draft(text.strip(), end in ("length", "max_tokens", "content_filter"))
 
 
-def server_words(body: bytes, texts: Sequence[str]) -> str:
-    """A server's error message as `: '...'`, if it is short and repeats nothing of the record."""
+def complaint(body: bytes) -> str:
+    """What an error's body complains of as ` (…)`, in words of ours; empty where they say nothing
+    known."""
     try:
-        answer: Any = json.loads(body)
-    except (ValueError, RecursionError):
+        answer = _parsed(body)
+    except BadReply:
         return ""
-    words = next((w for w in _messages(answer) if w), "")
-    words = " ".join(words.split())
-    if not words or len(words) > LONGEST_WORDS or "\\u" in words or not words.isprintable():
-        return ""
-    return "" if _repeats(words, texts) else f": {words!r}"
+    return "" if answer is None else _complaint(answer)
 
 
-def other_model(asked: str, body: bytes, texts: Sequence[str]) -> str | None:
-    """The model that an answer says it is of, where that is not the one asked for, nor anything of
-    the record."""
-    found: Any = json.loads(body).get("model")
-    known = isinstance(found, str) and re.fullmatch(r"[\x21-\x7e]{1,200}", found)
-    return found if known and found != asked and not _repeats(found, texts) else None
+def _complaint(answer: Mapping[str, Any]) -> str:
+    for words in _messages(answer):
+        for pattern, ours in COMPLAINTS.items():
+            if re.search(pattern, words[:LONGEST_WORDS], re.IGNORECASE):
+                return f" (it seems that {ours})"
+    return ""
 
 
-def _repeats(words: str, texts: Sequence[str]) -> bool:
-    told = _squeezed(words)
-    for text in map(_squeezed, texts):
-        pieces = (text[i : i + SHARED] for i in range(max(1, len(text) - SHARED + 1)))
-        if len(text) >= SHORTEST and any(piece in told for piece in pieces):
-            return True
-    return False
-
-
-def _messages(answer: Any) -> Iterable[str]:
+def _messages(answer: Mapping[str, Any]) -> Iterator[str]:
     """{"error": {"message": …}}, {"error": …}, {"message": …} and {"detail": …} are all in use."""
-    if isinstance(answer, dict):
-        held = cast("dict[str, Any]", answer)
-        error = held.get("error")
-        inner = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else error
-        yield from (
-            w for w in (inner, held.get("message"), held.get("detail")) if isinstance(w, str)
+    error = answer.get("error")
+    inner = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else error
+    for words in (inner, answer.get("message"), answer.get("detail")):
+        if isinstance(words, str):
+            yield words
+
+
+def _parsed(body: bytes) -> Mapping[str, Any] | None:
+    """None where it is no JSON in UTF-8 to the letter: NaN is none."""
+    try:
+        answer: Any = json.loads(
+            body.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_number
         )
+    except (ValueError, RecursionError):
+        return None
+    return _mapping(answer, "its answer")
 
 
-def _squeezed(text: str) -> str:
-    return "".join(text.casefold().split())
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        raise BadReply("its answer says one key twice")
+    return held
+
+
+def _no_number(name: str) -> None:
+    raise ValueError
 
 
 def _mapping(value: object, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise BadReply(f"{name} is no object")
     return cast("dict[str, Any]", value)
-
-
-def _named(kind: str) -> str:
-    return repr(kind) if re.fullmatch(r"[\w/.+;= -]{1,60}", kind) else "of an unknown kind"

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fedsdr.report.patience import KNOWN
+
 METHODS = ("GET", "HEAD")
 TOKEN = "token"  # in the address that is opened first; a cookie from then on
 HEADERS = {
@@ -41,14 +43,20 @@ class Gate:
         if scope["type"] != "http":
             return  # nothing here speaks anything else
 
+        refusal = self._refusal(Request(scope))
+        if refusal is None or refusal.status_code < 400:
+            scope[KNOWN] = True
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                if KNOWN not in scope:
+                    headers["Connection"] = "close"
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await (self._refusal(Request(scope)) or self.app)(scope, receive, send_guarded)
+        await (refusal or self.app)(scope, receive, send_guarded)
 
     def _refusal(self, request: Request) -> Response | None:
         if not self._is_here(request.headers):

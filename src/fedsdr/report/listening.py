@@ -14,10 +14,9 @@ import uvicorn
 
 from fedsdr.errors import RunError
 from fedsdr.report.gate import TOKEN, Gate
+from fedsdr.report.patience import Patient
 from fedsdr.report.serve import live_pages
 from fedsdr.report.watch import Library
-
-AT_ONCE = 100  # connections; every open page holds one
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +49,9 @@ def listen(folder: Path, host: str, port: int, include_texts: bool = False) -> S
             gate,
             access_log=False,  # the first line would hold the token
             date_header=False,
+            http=Patient,
             interface="asgi3",
             lifespan="off",
-            limit_concurrency=AT_ONCE,
             log_level="warning",
             proxy_headers=False,
             server_header=False,

@@ -2,40 +2,43 @@
 
 Landlock leaves it Python's own files to read and one empty folder to write to; seccomp takes away
 sockets, new processes, signals to others and other programs; rlimits bound memory, processor time
-and file size. Both walls need no privileges. Where one is missing, nothing is run.
+and file size, a file system of its own what is written in all. The walls need no privileges. Where
+one is missing, nothing is run. Its tests run in a second such process, which alone says how they
+went.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
 import selectors
 import signal
-import subprocess
 import sys
-import tempfile
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 from fedsdr.errors import SandboxError
+from fedsdr.sandbox.jailed import Jailed
 
 Status = Literal["passed", "failed", "exited", "timeout", "killed"]
 
-_JAIL = Path(__file__).with_name("jail.py")
-_KEPT = 64 * 1024  # bytes of output; the rest is read and dropped
+_KEPT = 64 * 1024  # bytes of output; the rest is read and dropped …
+_OUTPUT_BYTES = 256 * 2**20  # … up to here
 _FILE_BYTES = 16 * 2**20
-_START = 30.0  # seconds for the interpreter to come up: not the program's fault on a busy machine
+_DISK_BYTES, _FILES = 64 * 2**20, 256
+_LOOK_EVERY = 0.02  # seconds
+_START = 30.0  # seconds for the interpreters to come up: not the program's fault on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a program. `passed`: it ran to its last line. `exited`: it left before that,
-    whatever its exit code. `detail`: the exception's class or the signal."""
+    """What became of a program. `passed`: it ran to its last line, and its tests to theirs.
+    `exited`: it left before that, whatever its exit code. `detail`: the exception's class, the
+    signal, or `quota` where it wrote too much."""
 
     status: Status
     detail: str = ""
@@ -57,12 +60,19 @@ class Refusal:
         return f"model-written code is not run here: {self.missing}; {self.fix}"
 
 
-def run_python(code: str, timeout: float = 3.0, memory_mb: int = 512) -> Outcome:
+def run_python(code: str, timeout: float = 3.0, memory_mb: int = 512, tests: str = "") -> Outcome:
     """Run a program on the standard library alone, as an imported module (`__name__` is
-    `"program"`), for at most `timeout` seconds after the interpreter has started."""
+    `"program"`), and then its tests, for at most `timeout` seconds after the interpreters have
+    started.
+
+    The tests run in a process of their own, in which a name that they do not define is the
+    program's: a call of it crosses over, and what comes back is plain data (`calls.py`). So
+    whatever the program does to its own process, `passed` means that it gave the values that the
+    tests want. Without tests, only the program itself can say that it came to its last line: one
+    made to deceive can."""
     if (refusal := available()) is not None:
         raise SandboxError(str(refusal))
-    return _run(code, timeout, memory_mb)
+    return _run(code, tests, timeout, memory_mb)
 
 
 @cache
@@ -74,7 +84,7 @@ def available() -> Refusal | None:
             "run this command on Linux (a virtual machine or WSL 2 with kernel 5.13 or later)",
         )
     try:
-        tried = _run(_PROBE, timeout=10.0, memory_mb=512)
+        tried = _run(_PROBE, "", timeout=10.0, memory_mb=512)
     except SandboxError as error:
         return Refusal(
             str(error), "use a kernel from 5.13 on with Landlock and seccomp enabled (lsm=landlock)"
@@ -104,102 +114,92 @@ open("own", "w").close()
 """
 
 
-def _run(code: str, timeout: float, memory_mb: int) -> Outcome:
+def _run(code: str, tests: str, timeout: float, memory_mb: int) -> Outcome:
     token = secrets.token_hex(16)
-    task = {
-        "code": code,
-        "token": token,
+    limits = {
         "memory": memory_mb * 2**20,
         "cpu": math.ceil(timeout) + 1,
         "file": _FILE_BYTES,
+        "disk": _DISK_BYTES,
+        "files": _FILES,
+        "code": code,
     }
-    with (
-        # Cleaning up may meet a file that the dying process still held; the folder goes either way.
-        tempfile.TemporaryDirectory(prefix="fedsdr-", ignore_cleanup_errors=True) as folder,
-        tempfile.TemporaryFile() as told,
-    ):
-        told.write(json.dumps(task).encode("ascii"))
-        told.seek(0)
-        report, report_end = os.pipe()
-        output, output_end = os.pipe()
-        try:
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-s", "-S", "-B", "-P", str(_JAIL), str(report_end)],
-                    stdin=told,
-                    stdout=output_end,
-                    stderr=output_end,
-                    pass_fds=(report_end,),
-                    start_new_session=True,
-                    cwd=folder,
-                    env={
-                        "HOME": folder,
-                        "TMPDIR": folder,
-                        "LANG": "C.UTF-8",
-                        "PYTHONUTF8": "1",
-                        "PYTHONHASHSEED": "0",  # the order of a set may decide an answer
-                    },
-                )
-            except OSError as error:
-                raise SandboxError(f"no Python can be started: {error.strerror}") from error
-            finally:
-                os.close(report_end)
-                os.close(output_end)
-            try:
-                said, shown, late = _listen(process, report, output, timeout)
-            finally:
-                _end(process)
-        finally:
-            os.close(report)
-            os.close(output)
-    return _judge(said, shown, token, late, process.returncode)
+    # The token is told to the process of the tests alone, in which no line of the program runs.
+    told = {**limits, "role": "tests", "tests": tests, "token": token}
+    with ExitStack() as ends:
+        asked, ask = _pipe(ends)
+        answered, answer = _pipe(ends)
+        output, output_end = _pipe(ends)
+        program = Jailed({**limits, "role": "program"}, asked, answer, output_end)
+        tester = Jailed(told, answered, ask, output_end)
+        with program, tester:
+            for end in (asked, ask, answered, answer, output_end):
+                os.close(end)
+            shown, late = _listen(program, tester, output, timeout)
+    return _judge(program, tester, token, shown, late)
+
+
+def _pipe(ends: ExitStack) -> tuple[int, int]:
+    def close(end: int) -> None:
+        with suppress(OSError):  # closed before
+            os.close(end)
+
+    pair = os.pipe()
+    for end in pair:
+        ends.callback(close, end)
+    return pair
 
 
 def _listen(
-    process: subprocess.Popen[bytes], report: int, output: int, timeout: float
-) -> tuple[bytes, bytes, bool]:
-    """What came through both pipes until the program ended or its time was up."""
-    got = {report: b"", output: b""}
-    end = time.monotonic() + _START
-    started = False
+    program: Jailed, tester: Jailed, output: int, timeout: float
+) -> tuple[bytes, Literal["", "timeout", "quota"]]:
+    """The output, until the tests are over, or too much time or space is used up."""
+    shown, much, ended = b"", 0, False
+    end, began = time.monotonic() + _START, False
     with selectors.DefaultSelector() as ready:
-        for pipe in got:
+        for pipe in (program.report, tester.report, output):
             ready.register(pipe, selectors.EVENT_READ)
-        while ready.get_map() and (left := end - time.monotonic()) > 0:
-            for key, _ in ready.select(left):
+        while not ended:
+            if (left := end - time.monotonic()) <= 0:
+                return shown, "timeout"
+            for key, _ in ready.select(min(left, _LOOK_EVERY)):
                 piece = os.read(key.fd, 1 << 16)
                 if not piece:
                     ready.unregister(key.fd)
-                got[key.fd] = (got[key.fd] + piece)[:_KEPT]
-            if not started and b"\n" in got[report]:
-                started, end = True, time.monotonic() + timeout
-    try:
-        # A program can close its ends and go on.
-        process.wait(max(0.0, end - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return got[report], got[output], True
-    return got[report], got[output], False
+                if key.fd == output:
+                    shown, much = (shown + piece)[:_KEPT], much + len(piece)
+                else:
+                    program.hear(key.fd, piece)
+                    tester.hear(key.fd, piece)
+            if much > _OUTPUT_BYTES or program.overdrawn() or tester.overdrawn():
+                return shown, "quota"
+            if not began and b"\n" in program.said and b"\n" in tester.said:
+                began, end = True, time.monotonic() + timeout
+            # Tests to which nobody answers any more say nothing of how the program ended.
+            ended = tester.over() and (tester.word != "gone" or program.over())
+    program.end()
+    tester.end()
+    while piece := os.read(output, 1 << 16):
+        shown = (shown + piece)[:_KEPT]
+    return shown, ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    # While it is not waited for, its id cannot belong to another process.
-    if process.returncode is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _judge(said: bytes, shown: bytes, token: str, late: bool, code: int) -> Outcome:
-    lines = said.decode("utf-8", "replace").split("\n")
-    if lines[0] != "ready":
-        raise SandboxError(lines[0] or "the walled-in Python did not start")
+def _judge(program: Jailed, tester: Jailed, token: str, shown: bytes, late: str) -> Outcome:
     output = shown.decode("utf-8", "replace")
-    end, _, detail = lines[1].partition(" ") if len(lines) > 1 else ("", "", "")
-    if end == token:
+    for one in (program, tester):
+        first = one.said.decode("utf-8", "replace").split("\n")[0]
+        if first != "ready":
+            raise SandboxError(first or "the walled-in Python did not start")
+        if late == "quota":  # which it may be before the tests' own process is up
+            return Outcome("killed", "quota", output)
+    if tester.word == token:
         return Outcome("passed", output=output)
-    if late:
+    if late == "timeout":
         return Outcome("timeout", output=output)
-    if code < 0:
-        return Outcome("killed", signal.Signals(-code).name, output)
+    if tester.word == "gone" and program.signal:
+        return Outcome("killed", signal.Signals(program.signal).name, output)
+    word = program.word if tester.word == "gone" else tester.word
+    end, _, detail = word.partition(" ")
     if end == "failed" and detail.isidentifier():
         return Outcome("failed", detail[:60], output)
     return Outcome("exited", output=output)

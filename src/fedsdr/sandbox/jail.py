@@ -1,4 +1,5 @@
-"""What the walled-in process runs: it builds the walls around itself, then becomes the program.
+"""What the walled-in processes run: each builds the walls around itself, then becomes the program
+or its tests.
 
 Started as a script by `fedsdr.sandbox`, on the standard library alone. It fails closed: a wall that
 cannot be built is reported, and the program is never run.
@@ -6,6 +7,8 @@ cannot be built is reported, and the program is never run.
 
 from __future__ import annotations
 
+import ast
+import builtins
 import ctypes
 import json
 import os
@@ -16,6 +19,10 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedsdr.sandbox.calls import Side
 
 # System calls a pure Python program needs: number on x86_64, on aarch64. All others are refused:
 # among them sockets, exec, fork, kill, ptrace, io_uring, mount, chmod, mkdir, links, shared memory.
@@ -67,6 +74,7 @@ ARGUMENTS: dict[str, tuple[tuple[int, int], Rules]] = {
 }
 SIGNAL_ITSELF = (234, 131)  # tgkill: abort() needs it
 NEWER = 440  # calls above are answered "unknown", so that libc falls back to older ones
+NEW_MOUNTS, NEW_USERS, PRIVATE, NO_DEVICES = 0x20000, 0x10000000, 0x44000, 14
 REFUSE, UNKNOWN, KILL, ALLOW = 0x00050001, 0x00050026, 0x80000000, 0x7FFF0000  # EPERM, ENOSYS
 
 READ, WRITE = (1 << 2) | (1 << 3), 1 << 1  # read a file or list a folder; write a file
@@ -83,16 +91,17 @@ class CannotBuild(Exception):
 
 
 def main() -> None:
-    report = int(sys.argv[1])
+    report, inward, outward = map(int, sys.argv[1:4])
     task = json.loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    side = calls_file().Side(inward, outward, task["role"] == "program")
     try:
         build_walls(task)
     except (CannotBuild, OSError, ValueError) as error:
         os.write(report, f"{error}\n".encode())
         return
     os.write(report, b"ready\n")
-    end = run(task["code"], task["token"])
+    end = program(task["code"], side) if task["role"] == "program" else tests(task, side)
     os.write(report, f"{end}\n".encode())
     try:
         sys.stdout.flush()
@@ -100,18 +109,69 @@ def main() -> None:
         os._exit(0)  # threads and exit handlers of the program are not waited for
 
 
-def run(code: str, token: str) -> str:
+def calls_file() -> types.ModuleType:
+    """Read while it can be: the walls leave none of fedsdr's own files."""
+    place = os.path.join(os.path.dirname(os.path.abspath(__file__)), "calls.py")
+    module = types.ModuleType("calls")
+    sys.modules["calls"] = module
+    with open(place, encoding="utf-8") as file:
+        exec(compile(file.read(), "calls", "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def program(code: str, side: Side) -> str:
+    """It answers the tests' calls when it has come to its last line."""
     module = types.ModuleType("program")
     sys.modules["program"] = module
     sys.argv = ["program"]
     try:
         exec(compile(code, "program", "exec", dont_inherit=True), module.__dict__)
+        side.offer(module)
+        side.serve()
     except SystemExit:
         return "exited"
     except BaseException as error:
+        if side.offered:
+            return "exited"  # the tests are over, or nobody hears it any more
         traceback.print_exc()
         return f"failed {type(error).__name__}"
-    return token
+    return "exited"
+
+
+def tests(task: dict[str, str], side: Side) -> str:
+    """The verdict. No line of the program runs in this process, so none can give it. What the tests
+    need of it they find by name; but not in place of Python's own functions."""
+    try:
+        space = {n: v for n, v in side.offers(task["tests"]).items() if n not in dir(builtins)}
+        space |= standard_imports(task["code"]) | {"__name__": "program"}
+        exec(compile(task["tests"], "tests", "exec", dont_inherit=True), space)
+    except SystemExit:
+        return "exited"
+    except BaseException as error:
+        if side.gone:
+            return "gone"
+        traceback.print_exc()
+        return f"failed {type(error).__name__}"
+    return "gone" if side.gone else task["token"]
+
+
+def standard_imports(code: str) -> dict[str, Any]:
+    """What the program takes from the standard library at its top level, the tests may use too:
+    the library's own, not what the program has made of it."""
+    found: dict[str, Any] = {}
+    try:
+        body = ast.parse(code).body
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return found
+    for node in body:
+        named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if named and {n.partition(".")[0] for n in named} <= sys.stdlib_module_names:
+            try:
+                exec(compile(ast.Module([node], []), "imports", "exec"), found)
+            except (ImportError, AttributeError):
+                continue
+    return {name: v for name, v in found.items() if name not in dir(builtins)}
 
 
 def build_walls(task: dict[str, int]) -> None:
@@ -128,9 +188,35 @@ def build_walls(task: dict[str, int]) -> None:
     ):
         resource.setrlimit(kind, (most, most))
     control("PR_SET_PDEATHSIG", 1, 9)
+    own_file_system(os.getcwd(), task)
     control("PR_SET_NO_NEW_PRIVS", 38, 1)
     limit_files(os.getcwd())
     limit_calls(*machine)
+
+
+def own_file_system(folder: str, task: dict[str, int]) -> bool:
+    """A file system in memory for the folder, of so many bytes and files, in a mount namespace of
+    this process. Where the system gives none, the parent counts what is written (`_overdrawn`)."""
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(NEW_MOUNTS):
+        if libc.unshare(NEW_MOUNTS | NEW_USERS):
+            return False
+        try:
+            for file, line in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{user} {user} 1"),
+                ("gid_map", f"{group} {group} 1"),
+            ):
+                with open(f"/proc/self/{file}", "w") as told:
+                    told.write(line)
+        except OSError:
+            return False
+    size = f"size={task['disk']},nr_inodes={task['files']},mode=700"
+    private = libc.mount(b"none", b"/", None, PRIVATE, None)
+    if private or libc.mount(b"none", folder.encode(), b"tmpfs", NO_DEVICES, size.encode()):
+        return False
+    os.chdir(folder)
+    return True
 
 
 def limit_files(folder: str) -> None:

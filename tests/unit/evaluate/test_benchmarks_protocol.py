@@ -12,7 +12,7 @@ from benchmark_files import CODE, FILES, mmlu, write
 from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.benchmarks.grading import completion, program
 from fedsdr.evaluate.benchmarks.prompts import fit, prompt_limit
-from fedsdr.evaluate.benchmarks.questions import Question, Questions
+from fedsdr.evaluate.benchmarks.questions import Program, Question, Questions
 from fedsdr.evaluate.benchmarks.tasks import BENCHMARKS, chosen_benchmarks
 
 GOLD = Question("q", "", "")
@@ -144,11 +144,22 @@ def test_humaneval_s_post_processing() -> None:
 
 def test_a_right_program_passes_and_a_wrong_one_does_not(folder: Path) -> None:
     (question,) = read(folder, "humaneval").items
-    exec(program(question, "    return 2 * x\n\nprint('more')"), {})
+    exec("\n".join(program(question, "    return 2 * x\n\nprint('more')")), {})
     with pytest.raises(AssertionError):
-        exec(program(question, "    return 3 * x"), {})
+        exec("\n".join(program(question, "    return 3 * x")), {})
     with pytest.raises(SyntaxError):
-        exec(program(question, "return 2 * x"), {})
+        exec("\n".join(program(question, "return 2 * x")), {})
+
+
+def test_what_a_prompt_holds_beside_its_function_belongs_to_the_tests() -> None:
+    prompt = 'import math\ndef near(a, b):\n    return a == b\n\ndef f(x):\n    """Add."""\n'
+    asked = Program(prompt, "def check(f):\n    assert near(f(1), 2)", "f")
+    question = Question("q", "Write f.", "", program=asked)
+    code, tests = program(question, "    return 1\ndef near(a, b):\n    return True")
+    assert code.endswith("return True\n")
+    assert "import math" in tests
+    assert "def near" in tests
+    assert "def f" not in tests
 
 
 def test_shots_are_dropped_from_the_end_until_it_fits() -> None:

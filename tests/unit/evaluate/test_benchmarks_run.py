@@ -175,20 +175,19 @@ def test_rescoring_says_what_is_not_there(setting: Setting) -> None:
 
 
 def test_code_is_run_later_from_what_was_kept(setting: Setting) -> None:
-    ran: list[str] = []
+    ran: list[tuple[str, str]] = []
 
-    def runner(code: str) -> bool:
-        ran.append(code)
+    def runner(code: str, tests: str) -> bool:
+        ran.append((code, tests))
         return "2 * x" in code
 
     run(setting, "humaneval", base(Scripted(lambda p: "\n    return 2 * x\n\ndef more(): ...")))
     assert scores(run(setting, "humaneval", base(None))) == {("humaneval", "base"): None}
     found = run(replace(setting, runner=runner), "humaneval", base(None))
     assert scores(found) == {("humaneval", "base"): 1.0}
-    (code,) = ran
-    assert code.endswith(
-        "    return 2 * x\n" + FILES["humaneval.jsonl"][0]["test"] + "\ncheck(twice)"
-    )
+    ((code, tests),) = ran
+    assert code.endswith("    return 2 * x\n")
+    assert tests.endswith(FILES["humaneval.jsonl"][0]["test"] + "\ncheck(twice)")
     # From then on the score is kept with the answer.
     assert scores(run(setting, "humaneval", base(None))) == {("humaneval", "base"): 1.0}
 

@@ -153,9 +153,9 @@ def test_humaneval_s_ceiling(tmp_path: Path) -> None:
     assert (kept.n, kept.score) == (164, None)
 
 
-def comes_to_its_end(code: str) -> bool:
+def comes_to_its_end(code: str, tests: str) -> bool:
     try:
-        exec(code, {"__name__": "program"})
+        exec(f"{code}\n{tests}", {"__name__": "program"})
     except Exception:
         return False
     return True

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ pytest.importorskip("uvicorn", reason="needs the serve extra")
 pytest.importorskip("starlette", reason="needs the serve extra")
 
 from fedsdr.errors import RunError
+from fedsdr.report import patience
 from fedsdr.report.listening import Server, listen, loopback
 from growing_runs import add, finish, round_row, under_way
 
@@ -420,3 +421,75 @@ def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         with pytest.raises(RunError, match=rf"port {port} .* --port 0"):
             listen(tmp_path, "127.0.0.1", port)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0.3)
+    monkeypatch.setattr(patience, "AT_ONCE", 5)
+
+
+def connect(site: Site, said: bytes = b"") -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", site.port), timeout=5)
+    made.sendall(said)
+    return made
+
+
+def until_closed(made: socket.socket, every: bytes = b"") -> float:
+    """Seconds until the server hangs up; a byte of `every` goes out now and then meanwhile."""
+    began, rest = time.monotonic(), iter(every)
+    made.settimeout(0.05)
+    while time.monotonic() - began < 5:
+        try:
+            if not made.recv(1 << 16):
+                break
+        except TimeoutError:
+            with suppress(OSError):
+                made.send(bytes([next(rest, 32)]))
+        except OSError:
+            break
+    made.close()
+    return time.monotonic() - began
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("said", "every"),
+    [
+        (b"", b""),
+        (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 99),
+        (b"GET / HTTP/1.1\r\nHost: loc", b""),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X-" * 999),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n", b"x" * 999),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50, b"G" * 999),
+        (b"\x16\x03\x01\x02\x00\x01", b"\x00" * 999),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x00" * 999),
+    ],
+)
+def test_who_keeps_it_waiting_is_cut_off(site: Site, said: bytes, every: bytes) -> None:
+    assert until_closed(connect(site, said), every) < 2.0
+
+
+@pytest.mark.usefixtures("hurried")
+def test_idle_between_requests_with_the_token_too(site: Site) -> None:
+    cookie = f"Cookie: fedsdr-{site.port}={site.token}\r\n\r\n"
+    made = connect(site, f"HEAD / HTTP/1.1\r\nHost: localhost\r\n{cookie}".encode())
+    assert b"200 OK" in made.recv(1 << 16)
+    assert until_closed(made, b"GET / HTTP/1.1\r\n" * 9) < 2.0
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_crowd_of_idle_connections_shuts_nobody_out(site: Site) -> None:
+    query = live_query(site)
+    events = Events(site, query)
+    time.sleep(0.5)  # longer than the server's patience
+    crowd = [connect(site) for _ in range(30)]
+    assert site.client.get("/").status_code == 200
+    crowd += [connect(site, b"GET / HTTP/1.1\r\n") for _ in range(30)]
+    assert httpx.get(site.server.address).status_code == 303
+    add(site.folder / "first", "rounds.jsonl", round_row(3))
+    assert len(events.wait(1)) == 1  # a page that is open hears of its run all the same
+    assert len(site.server.server.server_state.connections) <= 6
+    for made in crowd:
+        made.close()
+    site.server.stop()

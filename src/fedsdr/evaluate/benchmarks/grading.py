@@ -3,6 +3,7 @@ compared with published ones must share them."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -105,11 +106,23 @@ def completion(answer: str) -> str:
     return "\n".join(lines).lstrip("\n").split("\n\n")[0]
 
 
-def program(question: Question, answer: str) -> str:
-    """What is run: it passes if it comes to its end."""
+def program(question: Question, answer: str) -> tuple[str, str]:
+    """What is run, and what then tests it: it passes if both come to their end. What the prompt
+    holds beside the function that is asked for, the tests take from the prompt: the answer can
+    write it anew."""
     assert question.program is not None
     given = question.program
-    return f"{given.prompt}{completion(answer)}\n{given.test}\ncheck({given.entry_point})"
+    tests = f"{_beside(given.prompt, given.entry_point)}\n{given.test}\ncheck({given.entry_point})"
+    return f"{given.prompt}{completion(answer)}\n", tests
+
+
+def _beside(prompt: str, name: str) -> str:
+    """A prompt's imports and helpers; nothing where it is no Python by itself."""
+    try:
+        body = ast.parse(prompt).body
+    except (SyntaxError, ValueError):
+        return ""
+    return "\n".join(ast.unparse(n) for n in body if getattr(n, "name", "") != name)
 
 
 def _indent(line: str) -> int:

@@ -18,7 +18,7 @@ from fedsdr.evaluate.statistics import bootstrap
 from fedsdr.tensors import derive_seed
 
 Advance = Callable[[str, int, int], None]
-Runner = Callable[[str], bool]  # whether a program came to its end
+Runner = Callable[[str, str], bool]  # whether a program and then its tests came to their end
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def _grade(
         return benchmark.grade(question, answer.answer)
     if runner is None:
         return answer.score
-    return float(runner(program(question, answer.answer)))
+    return float(runner(*program(question, answer.answer)))
 
 
 def _told(
