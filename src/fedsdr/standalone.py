@@ -6,7 +6,6 @@ distill_file(fedsdr.build_recipe({"model": {"path": "models/mine"}}), "data/all.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from fedsdr.distill.file import write_rewritten
 from fedsdr.distill.rewrite import Tell, remote_engine, rewrite_by
 from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import RunError
+from fedsdr.machine import cores
 from fedsdr.runs.files import make_private, unwritable, write_json_atomic
 from fedsdr.runs.lock import run_lock
 from fedsdr.runs.places import work_folder
@@ -48,7 +48,7 @@ def distill_file(
     shape = None if recipe.data.shape == "auto" else recipe.data.shape
     table = read_table(path, shape, dict(recipe.data.columns) or None)
     rule, how = parse_selection(selection), rewriting_settings(recipe)
-    torch.set_num_threads(recipe.run.threads or os.cpu_count() or 1)
+    torch.set_num_threads(recipe.run.threads or cores())
     private_folder(folder)
     with run_lock(folder):
         remote = how.endpoint
