@@ -33,6 +33,8 @@ def init(
     target = path / "recipe.yaml" if path.is_dir() else path
     text = files("fedsdr.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
     place = file_at(target)
+    if not place.parent.is_dir():
+        raise RunError(f"{target} cannot be written: there is no folder {place.parent}")
     if force:
         write_text_atomic(place, text)
     elif not write_text_once(place, text):

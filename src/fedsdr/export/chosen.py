@@ -42,11 +42,14 @@ class Finished:
         return list(self.results["scores"])
 
     def saved(self, mix: str) -> bool:
-        return (self.run.root / "adapters" / mix).is_dir()
+        return self._folder(mix).is_dir()
 
     def clients(self, mix: str) -> list[str]:
         """Who has an adapter of its own by this mix; nobody where one serves all."""
-        return sorted(p.name for p in (self.run.root / "adapters" / mix).glob("*") if p.is_dir())
+        return sorted(p.name for p in self._folder(mix).glob("*") if p.is_dir())
+
+    def _folder(self, mix: str) -> Path:
+        return self.run.inside(f"adapters/{checked_name(mix)}")
 
     def chosen(self, mix: str, client: str | None = None) -> Chosen:
         """The one model by this mix, or this client's."""
@@ -55,7 +58,7 @@ class Finished:
                 f"{self.run.root} deployed no mix {mix!r}; there are "
                 f"{', '.join(self.mixes())}.{nearest(mix, self.mixes())}"
             )
-        folder, clients = self.run.root / "adapters" / mix, self.clients(mix)
+        folder, clients = self._folder(mix), self.clients(mix)
         if not self.saved(mix):
             if "private state" in self.facts.get("purged", []):
                 raise RunError(f"the adapters of mix {mix!r} were removed by `fedsdr purge`")

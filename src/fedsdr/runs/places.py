@@ -97,9 +97,10 @@ def _refuse_runs_own(path: Path, place: Path) -> None:
 def _where(place: Path, run: Path) -> str:
     if place == run:
         return "holds a run"
-    first = place.relative_to(run).parts[0]
-    own = first.casefold() in OWN
-    return f"lies in {'the own ' + first + ' of ' if own else ''}the run {run}"
+    first, *deeper = place.relative_to(run).parts
+    if first.casefold() not in OWN:
+        return f"lies in the run {run}"
+    return f"{'lies in' if deeper else 'is'} {first} of the run {run}"
 
 
 def _runs_around(place: Path) -> Iterator[Path]:
