@@ -190,8 +190,19 @@ def numbers(row: Row) -> dict[str, float]:
         **{name: float(row[name]) for name in plain},
         "refused": float(len(row["refused"])),
         **{f"losses/{client}": float(loss) for client, loss in row["losses"].items()},
+        **_other_losses(row.get("other_losses") or {}),
         **_by_mix("validation", row["validation"]),
     }
+
+
+def _other_losses(others: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Of what else was trained: `other_losses/S on rewritten`, and by client below it."""
+    found = dict[str, float]()
+    for name, other in others.items():
+        found[f"other_losses/{name}"] = float(other["mean"])
+        for client, loss in other["clients"].items():
+            found[f"other_losses/{name}/{client}"] = float(loss)
+    return found
 
 
 def final_scores(results: Results) -> dict[str, float]:

@@ -320,3 +320,27 @@ def test_what_cannot_be(recipe: Path, arguments: list[str], said: str) -> None:
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert "holds no run" in refused("diagnose", tmp_path)
+
+
+@pytest.mark.parametrize("unseen", [2, 3, 7, 10**6])
+def test_more_unseen_clients_than_there_are_leave_none(
+    unseen: int, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Texts alone need no model, and are asked the same question; nothing is written."""
+    recipe = recipe_file(tmp_path, tiny_folder, {"a": 6, "b": 6})
+    out = tmp_path / "out"
+    told = refused(
+        *("diagnose", recipe, "--set", f"data.unseen={unseen}", "--set", "algorithm.name=fedavg"),
+        *("--out", out, "--only", "js"),
+    )
+    assert f"data.unseen: {unseen} of 2 clients leaves none to train" in told
+    assert not out.exists()
+
+
+def test_unseen_clients_are_no_part_of_a_diagnosis(tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, tiny_folder, {"a": 6, "b": 6, "c": 6})
+    well(
+        *("diagnose", recipe, "--set", "data.unseen=1", "--set", "algorithm.name=fedavg"),
+        *("--out", tmp_path / "out", "--only", "js"),
+    )
+    assert json.loads((tmp_path / "out" / "diagnosis.json").read_text())["clients"] == ["a", "b"]

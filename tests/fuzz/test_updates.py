@@ -102,7 +102,7 @@ def change_tensor(u: Update, e: Expected, draw: random.Random) -> Update:
         return u
     try:
         return replace(u, shared={**shared, name: odd_tensor(shared[name].detach(), draw)})
-    except (RuntimeError, NotImplementedError):  # of a meta or sparse one, from a change before
+    except (RuntimeError, TypeError):  # of a meta or sparse one, from a change before
         return u
 
 
@@ -110,7 +110,9 @@ def extreme(u: Update, e: Expected, draw: random.Random) -> Update:
     """In order, and as far out as the gate lets through."""
     shared = _mapping(u.shared)
     value = draw.choice((0.0, 1e-45, 1e-38, 1e-20, 1.0, 1e3, 1e6, -1e6))
-    if not all(isinstance(t, Tensor) and t.dtype == torch.float32 for t in shared.values()):
+    plain = (torch.float32, torch.strided, torch.device("cpu"))
+    kinds = [(t.dtype, t.layout, t.device) for t in shared.values() if isinstance(t, Tensor)]
+    if len(kinds) < len(shared) or any(kind != plain for kind in kinds):
         return u
     if draw.random() < 0.5:
         return replace(u, shared={n: torch.full_like(t, value) for n, t in shared.items()})

@@ -134,6 +134,7 @@ def test_a_row_says_what_was_done(tmp_path: Path) -> None:
     row = directory.rows("rounds.jsonl")[1]
     assert (row["round"], row["clients"], row["refused"]) == (2, 2, [])
     assert row["losses"] == {"a": 1.0, "b": 1.0}
+    assert (row["loss_of"], row["other_losses"]) == ("R on raw", {})
     assert (row["loss"], row["steps"], row["tokens"]) == (1.0, 10, 20)
     assert (row["bytes_up"], row["bytes_down"]) == (8, 8)
     ledger = directory.rows("ledger.jsonl")

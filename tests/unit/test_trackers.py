@@ -162,6 +162,21 @@ def test_a_row_becomes_numbers_only() -> None:
     }
 
 
+def test_what_else_was_trained_is_shown_by_name() -> None:
+    row = {
+        **dict.fromkeys(("loss", "lr", "clients", "steps", "tokens", "bytes_up", "bytes_down"), 1),
+        "round": 1,
+        "refused": [],
+        "loss_of": "R on raw",
+        "losses": {"c1": 1.0},
+        "other_losses": {"S on rewritten": {"mean": 0.5, "clients": {"c1": 0.5}}},
+        "validation": {},
+    }
+    found = numbers(row)
+    assert found["other_losses/S on rewritten"] == 0.5
+    assert found["other_losses/S on rewritten/c1"] == 0.5
+
+
 def test_tensorboard_shows_every_round_and_the_test_scores(train: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     results = follow(["tensorboard"], out, Watch(), lambda watch: train(out, watch))

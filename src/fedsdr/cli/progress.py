@@ -71,11 +71,20 @@ def round_line(row: Mapping[str, Any], rounds: int) -> str:
     ]
     parts = [
         f"round {row['round']:>{len(str(rounds))}}/{rounds}",
-        f"loss {row['loss']:.4f}",
+        _losses(row),
         *scores,
         f"{size(row['bytes_up'])} up, {size(row['bytes_down'])} down",
     ]
     return " | ".join(parts)
+
+
+def _losses(row: Mapping[str, Any]) -> str:
+    """`loss 1.2345`; `loss 1.2345 (R on raw), 0.5432 (S on rewritten)` where there are several."""
+    main, others = f"loss {row['loss']:.4f}", row.get("other_losses") or {}
+    if not others:
+        return main
+    told = [f"{other['mean']:.4f} ({name})" for name, other in others.items()]
+    return ", ".join([f"{main} ({row['loss_of']})", *told])
 
 
 @dataclass(slots=True)

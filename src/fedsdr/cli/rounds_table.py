@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fedsdr.cli.printing import figure, plain
 from fedsdr.report.glance import main_measure
+from fedsdr.report.losses import loss_names, losses_of
 from fedsdr.report.numbers import size
 
 DIAGNOSTICS = "diagnostics.jsonl"
@@ -22,7 +23,8 @@ NAME_WIDTH = 14  # of a client's name
 def rounds_table(
     rows: Sequence[Mapping[str, Any]], rounds: int, title: str, drift: Mapping[int, float]
 ) -> Table:
-    """Validation stands in the rounds that were validated; drift where the run measured it."""
+    """Validation stands in the rounds that were validated; drift where the run measured it. Where
+    more than one thing was trained, each loss bears its name, and the caption says on what."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
     made.title = plain(title) if title else None
     mixes = dict.fromkeys(
@@ -33,7 +35,13 @@ def rounds_table(
     )
     drifts = any(row["round"] in drift for row in rows)
     scores = [f"{measure} {mix}" for mix in mixes]
-    header = ("round", "clients", "loss", "highest", "of client", *scores)
+    losses = loss_names(rows)
+    main, *others = losses or [""]
+    heads = [f"loss {word}" for word in _short(losses)] if others else ["loss"]
+    if others:
+        told = (f"{head}: {name}" for head, name in zip(heads, losses, strict=True) if name)
+        made.caption, made.caption_justify = plain("; ".join(told)), "left"
+    header = ("round", "clients", heads[0], "highest", "of client", *heads[1:], *scores)
     for name in (*header, *(["drift"] if drifts else []), "up", "down"):
         justify = "left" if name == "of client" else "right"
         made.add_column(plain(name), justify=justify, overflow="ellipsis", no_wrap=True)
@@ -42,9 +50,10 @@ def rounds_table(
         made.add_row(
             f"{row['round']}/{rounds}" if rounds else str(row["round"]),
             _clients(row),
-            figure(row["loss"]),
+            _mean(row, main) if others else figure(row["loss"]),
             figure(worst[1]) if worst else "",
             plain(shortened(worst[0])) if worst else "",
+            *(_mean(row, name) for name in others),
             *(_score(row, m, measure) for m in mixes),
             *([figure(drift[row["round"]]) if row["round"] in drift else ""] if drifts else []),
             size(row["bytes_up"]),
@@ -93,6 +102,17 @@ class DriftFile:
 def _clients(row: Mapping[str, Any]) -> str:
     lost = len(row["refused"])
     return f"{row.get('clients', '')}" + (f" ({lost} lost)" if lost else "")
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """What was trained, where that tells them apart: "R" of "R on raw"."""
+    short = [name.partition(" on ")[0] for name in names]
+    return short if len(set(short)) == len(short) else list(names)
+
+
+def _mean(row: Mapping[str, Any], name: str) -> str:
+    loss = losses_of(row).get(name)
+    return "" if loss is None or loss.mean is None else figure(loss.mean)
 
 
 def _score(row: Mapping[str, Any], mix: str, measure: str) -> str:

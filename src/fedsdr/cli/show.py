@@ -112,6 +112,17 @@ def _show_run(record: RunRecord, run: Glance, as_json: bool) -> None:
         say(console, f"`fedsdr resume {record.path}` goes on")
 
 
+def _losses(record: RunRecord, main: float) -> str:
+    """`1.2`; `1.2 of R on raw, 0.5 of S on rewritten,` where more than one thing was trained."""
+    from fedsdr.report.losses import losses_of
+
+    losses = losses_of(record.rounds[-1]) if record.rounds else {}
+    if len(losses) < 2:
+        return figure(main)
+    told = (f"{figure(of.mean)} of {name}" for name, of in losses.items() if of.mean is not None)
+    return ", ".join(told) + ","
+
+
 def _facts(record: RunRecord, run: Glance) -> list[tuple[str, str]]:
     of = f" of {run.rounds}" if run.rounds else ""
     left = "" if run.seconds_left is None else f", about {duration(run.seconds_left)} left"
@@ -122,7 +133,7 @@ def _facts(record: RunRecord, run: Glance) -> list[tuple[str, str]]:
         ("sent", f"{size(run.bytes_up)} up, {size(run.bytes_down)} down"),
     ]
     if run.loss is not None:
-        facts.insert(3, ("training loss", f"{figure(run.loss)} in the last round"))
+        facts.insert(3, ("training loss", f"{_losses(record, run.loss)} in the last round"))
     if phases := _phases(record):
         facts.append(("time", ", ".join(f"{duration(s)} {phase}" for phase, s in phases.items())))
     return facts

@@ -194,7 +194,9 @@ DIAGNOSTICS: Mapping[str, Shape] = {
 ROUND = fields(
     {
         "round": whole, "lr": number, "clients": whole, "refused": items(sentence), "loss": number,
-        "losses": each(number), "validation": SCORES, "best_rounds": each(whole),
+        "losses": each(number), "loss_of": text,
+        "other_losses": each(fields({"mean": number, "clients": each(number)})),
+        "validation": SCORES, "best_rounds": each(whole),
         **dict.fromkeys(("steps", "tokens", "bytes_up", "bytes_down"), amount),
     },
     "round",

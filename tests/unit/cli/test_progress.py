@@ -81,6 +81,29 @@ def test_on_a_terminal_there_are_bars_and_a_table_of_the_rounds() -> None:
     assert line == ["1/2", "2", "1.500", "2.000", "c2", "0.250", "1.23", "kB", "999", "B"]
 
 
+OTHERS = {
+    "loss_of": "R on raw",
+    "other_losses": {"S on rewritten": {"mean": 0.25, "clients": {"c1": 0.25}}},
+}
+
+
+def test_every_loss_has_a_column_of_its_own_and_a_name() -> None:
+    to, out = console(terminal=True)
+    with progress_watch(to, 2, "FedSDR") as watch:
+        watch.told(row(1, losses={"c1": 1.5}, **OTHERS))
+    seen = out.getvalue()
+    left = re.sub(r"\x1b\[[0-9;]*m", "", seen[seen.rindex("\x1b[2K") :])
+    head, line = [words for text in left.splitlines() if len(words := text.split()) > 6][:2]
+    assert " ".join(head).startswith("round clients loss R highest of client loss S recall")
+    assert (line[2], line[5]) == ("1.500", "0.250")
+    assert "loss R: R on raw; loss S: S on rewritten" in left
+
+
+def test_every_loss_is_in_a_plain_line_too() -> None:
+    assert "| loss 1.5000 (R on raw), 0.2500 (S on rewritten) |" in round_line(row(1, **OTHERS), 2)
+    assert "| loss 1.5000 |" in round_line(row(1), 2)
+
+
 def test_the_live_table_shows_the_rounds_that_fit_and_the_last_one_all() -> None:
     to, out = console(terminal=True)
     to.height = 14

@@ -15,6 +15,7 @@ from fedsdr.cohort.branches import Branches
 from fedsdr.errors import RecipeError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
+from fedsdr.parts.views import Mixed, Rewritten
 from fedsdr.types import Order, Tensors, Update
 from toy import SPECS, Toy, clients, toy
 
@@ -206,3 +207,24 @@ def test_updates_and_private_branches_are_copies(base64: BaseModel, tmp_path: Pa
         for tensor in one_update.shared.values():
             tensor.fill_(9.0)
         assert torch.equal(other.shared[name], before)
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_which_answers_of_a_mixed_view_are_rewritten_hangs_on_the_runs_seed(
+    base64: BaseModel, tmp_path: Path
+) -> None:
+    """Of 40 rows about half, others for another seed, and the same for the same."""
+    view, data = Mixed(0.5, Rewritten()), clients((40,))
+    rewritten = dict[int, list[bool]]()
+    with toy(base64, make_algorithm("fedsd"), tmp_path / "run", data) as one:
+        raw = data["c0"].train
+        for seed in (5, 6, 5):
+            one.cohort.rewriting = replace(one.cohort.rewriting, seed=seed)
+            drawn = [one.cohort._drawn("c0", e) < 0.5 for e in raw]
+            assert drawn == rewritten.setdefault(seed, drawn)
+        one.cohort.rewriting = replace(one.cohort.rewriting, seed=5)
+        mixed, whole = one.cohort.examples("c0", view), one.cohort.examples("c0", view.rewritten)
+    chosen = [b if yes else a for a, b, yes in zip(raw, whole, rewritten[5], strict=True)]
+    assert list(mixed) == chosen
+    assert rewritten[5] != rewritten[6]
+    assert all(10 < sum(drawn) < 30 for drawn in rewritten.values())

@@ -11,6 +11,7 @@ from fedsdr.report.compared import Group
 from fedsdr.report.figures.curves import Line, curves
 from fedsdr.report.figures.svg import Figure
 from fedsdr.report.glance import number, scores_of
+from fedsdr.report.losses import loss_names, losses_of
 from fedsdr.report.measures import axis_label, higher_is_better, in_words, measures_of
 from fedsdr.report.record import RunRecord, natural
 from fedsdr.report.section import Absent, Panel, Section, paneled
@@ -23,6 +24,9 @@ BANDS = 3  # of more, bands hide each other
 CLIENTS = 64  # lines of clients; of more, every n-th is drawn
 LEAD = "How fast the models learned, on validation rows, and who was left behind."
 
+MAIN = "What tables call the loss is this one: it trains what is shared."
+
+Labelled = tuple[str, Sequence[RunRecord]]
 ByClient = Mapping[str, Mapping[int, float]]
 
 
@@ -52,7 +56,7 @@ def _of_run(label: str, record: RunRecord) -> Panel | None:
             figures.append(_means(name, record, measure, mixes))
             continue
         figures += [_validated(name, measure, mix, scored[mix]) for mix in mixes if mix in scored]
-    figures.append(_losses(name, record))
+    figures += _losses(name, record)
     sentences = [] if any(means) else ["Nothing was validated in this run."]
     if means and any(means) and not scored:
         sentences.append(
@@ -78,10 +82,25 @@ def _of_group(place: int, group: Group, groups: int) -> list[Panel]:
             if (line := _over_seeds(of, mix, measure))
         ]
         figures.append(_methods(f"curves-all-{place}-{measure}", measure, lines))
-    lines = [(label, line) for label, of in found if (line := _over_seeds(of, "", "loss"))]
+    lines = [
+        (_with_loss(label, of, found), line)
+        for label, of in found
+        if (line := _over_seeds(of, "", "loss"))
+    ]
     figures.append(_methods(f"curves-all-{place}-training-loss", "training loss", lines))
     label = "all runs" if groups == 1 else f"all runs, {group.setting}"
     return [Panel(label, (), tuple(figures))]
+
+
+def _with_loss(label: str, of: Sequence[RunRecord], every: Sequence[Labelled]) -> str:
+    """Losses on unlike answers are no race: where they differ, the line says which its is."""
+    kinds = {name for _, records in every for name in _main_losses(records)}
+    own = ", ".join(sorted(_main_losses(of) - {""}))
+    return f"{label} · {own}" if len(kinds) > 1 and own else label
+
+
+def _main_losses(of: Sequence[RunRecord]) -> set[str]:
+    return {loss_names(record.rounds)[0] for record in of if record.rounds}
 
 
 def _methods(
@@ -124,22 +143,29 @@ def _methods(
     )
 
 
-def _losses(name: str, record: RunRecord) -> Figure:
-    by_client = dict[str, dict[int, float]]()
-    mean = list[tuple[int, float | None]]()
-    for row in record.rounds:
-        mean.append((row["round"], number(row.get("loss"))))
-        for client, loss in (row.get("losses") or {}).items():
-            if (value := number(loss)) is not None:
+def _losses(name: str, record: RunRecord) -> list[Figure]:
+    """One figure for each thing that was trained; the one that tables show first."""
+    figures = list[Figure]()
+    for place, of in enumerate(loss_names(record.rounds)):
+        by_client = dict[str, dict[int, float]]()
+        mean = list[tuple[int, float | None]]()
+        for row in record.rounds:
+            if (loss := losses_of(row).get(of)) is None:
+                continue
+            mean.append((row["round"], loss.mean))
+            for client, value in loss.clients.items():
                 by_client.setdefault(client, {})[row["round"]] = value
-    lines = [Line("mean over clients", mean, 0), *_clients(by_client)]
-    return curves(
-        f"{name}-loss",
-        "Training loss",
-        "Each thin line is a client's mean loss per trained token in its own local training.",
-        lines,
-        "loss, nats per token (lower is better)",
-    )
+        figures.append(
+            curves(
+                f"{name}-loss-{place}" if place else f"{name}-loss",
+                f"Training loss of {of}" if of else "Training loss",
+                "Each thin line is a client's mean loss per trained token in its own local "
+                "training." + ("" if place or not of else f" {MAIN}"),
+                [Line("mean over clients", mean, 0), *_clients(by_client)],
+                "loss, nats per token (lower is better)",
+            )
+        )
+    return figures
 
 
 def _validated(name: str, measure: str, mix: str, by_client: Mapping[str, ByClient]) -> Figure:
