@@ -162,14 +162,14 @@ class _Reader:
 
     def number(self, event: Any, text: str, kind: str) -> int | float:
         if len(text) > DIGITS:
-            self.refuse(event, f"a number of {len(text)} characters; at most {DIGITS} are read")
+            self.refuse(event, f"a number of {len(text)} characters; text goes in quotes")
         if kind == "int":
             return int(text)
         value = float(re.sub(r"\.(?=[iInN])", "", text))  # .inf and .nan
         digits = re.split("[eEiInN]", text)[0]
         lost = math.isinf(value) if re.search("[0-9]", digits) else False
         if lost or (not value and re.search("[1-9]", digits)):
-            self.refuse(event, f"{text} is beyond what a number can be")
+            self.refuse(event, f"{text} is beyond what a number can be; text goes in quotes")
         return value
 
     def check(self, event: Any, depth: int) -> None:

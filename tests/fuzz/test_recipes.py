@@ -10,6 +10,7 @@ import os
 import random
 import re
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def mutated(text: str, rng: random.Random) -> bytes:
     data = bytearray("\n".join(lines).encode(errors="surrogatepass"))
     if rng.random() < 0.2 and data:
         for _ in range(rng.randrange(1, 6)):
-            at = rng.randrange(len(data))
+            at = rng.randrange(len(data) + 1)
             data[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
     if rng.random() < 0.05:
         data = data[: rng.randrange(len(data) + 1)]
@@ -332,6 +333,8 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     list(strange_files(tmp_path))
     Path("recipe.yaml").write_text("model: {path: nowhere}\nlora: {init: nowhere}\n")
+    for verb in ("experiment", "diagnosis", "evaluation", "standalone", "report.page", "demo"):
+        import_module(f"fedsdr.{verb}")  # once, and not in every child
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)
     tally, rng = Tally("command lines"), random.Random(12)

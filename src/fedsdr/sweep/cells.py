@@ -91,7 +91,7 @@ def main_cell(sweep: Sweep, setting: str, label: str, seed: int, point: Changes)
     return Cell("cells", setting, label, seed, point, changes, recipe)
 
 
-def tuning_cells(sweep: Sweep, setting: str, label: str) -> list[Cell]:
+def tuning_cells(sweep: Sweep, setting: str, label: str, every_seed: bool = True) -> list[Cell]:
     """Point by point of the grid, each on all tuning seeds."""
     if (tune := sweep.tune) is None:
         return []
@@ -100,18 +100,19 @@ def tuning_cells(sweep: Sweep, setting: str, label: str) -> list[Cell]:
     return [
         Cell("tune", setting, label, seed, point, own | point, recipe)
         for point in map(dict[str, Any], tune.points(label))
-        for seed in tune.seeds
+        for seed in (tune.seeds if every_seed else tune.seeds[:1])
         for recipe in [_recipe(sweep, own | point, seed, where)]
     ]
 
 
 def check_cells(sweep: Sweep) -> None:
-    """Build every recipe and every algorithm now, so that no mistake waits for its cell's turn."""
+    """Build every recipe and every algorithm now, so that no mistake waits for its cell's turn; of
+    one seed, since all are alike in what is checked."""
     mixes = dict[str, set[str]]()
     for setting, label in product(sweep.settings, sweep.methods):
         first = sweep.tune.points(label)[0] if sweep.tune else {}
-        cells = [main_cell(sweep, setting, label, seed, first) for seed in sweep.seeds]
-        for cell in [cells[0], *tuning_cells(sweep, setting, label)]:
+        main = main_cell(sweep, setting, label, sweep.seeds[0], first)
+        for cell in (main, *tuning_cells(sweep, setting, label, every_seed=False)):
             try:
                 algorithm = chosen_algorithm(cell.recipe)
             except RecipeError as error:

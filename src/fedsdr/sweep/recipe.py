@@ -21,7 +21,7 @@ from fedsdr.sweep.cells import Changes, Sweep, Tune, check_cells
 from fedsdr.tree import apply_change, read_yaml
 
 LABEL = re.compile(r"[A-Za-z0-9_+~()-][A-Za-z0-9_.+~()-]{0,63}")  # one part of a path, too
-MOST = 10_000  # cells, tuning and all
+MOST = 5_000  # cells, tuning and all
 Values = Annotated[list[Any], Field(min_length=1, max_length=1000)]
 Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000)]
 Grids = Annotated[dict[Text, Values], Field(max_length=100)]
