@@ -24,13 +24,13 @@ def table(count: int, values: int = 2) -> Table:
     return Table(Path("t.jsonl"), "columns", ("topic",), {}, examples, rows)
 
 
-SIZES = (1, 2, 3, 50, 3000)
+TABLES = [table(count) for count in (1, 3, 300)]
 NUMBERS: dict[str, tuple[Any, ...]] = {
     "method": ("iid", "dirichlet", "quantity", "column"),
-    "clients": (1, 2, 7, 10_000),
-    "alpha": (1e-6, 1e-3, 0.5, 1e6),
-    "validation": (0.0, 0.1, 0.5, 1 - 1e-12),
-    "min_examples": (1, 2, 10**9),
+    "clients": (1, 7, 500),
+    "alpha": (1e-6, 1e6),
+    "validation": (0.0, 0.5, 1 - 1e-12),
+    "min_examples": (1, 10**9),
 }
 
 
@@ -38,15 +38,15 @@ NUMBERS: dict[str, tuple[Any, ...]] = {
 def test_every_allowed_number_ends_in_clients_or_words(method: str) -> None:
     def all_of_them() -> int:
         made = 0
-        for count in SIZES:
+        for rows in TABLES:
             for clients in NUMBERS["clients"]:
                 for alpha in NUMBERS["alpha"]:
                     for share in NUMBERS["validation"]:
                         for least in NUMBERS["min_examples"]:
-                            made += once(count, clients, alpha, share, least)
+                            made += once(rows, clients, alpha, share, least)
         return made
 
-    def once(count: int, clients: int, alpha: float, share: float, least: int) -> int:
+    def once(rows: Table, clients: int, alpha: float, share: float, least: int) -> int:
         spec = PartitionSpec(
             method,  # pyright: ignore[reportArgumentType]
             clients if method != "column" else None,
@@ -57,17 +57,17 @@ def test_every_allowed_number_ends_in_clients_or_words(method: str) -> None:
             least,
         )
         try:
-            found = partition(table(count), spec, 0)
+            found = partition(rows, spec, 0)
         except DataError:
             return 0
         parts = [c.train + c.validation + c.test for c in found]
-        assert sum(map(len, parts)) == count
+        assert sum(map(len, parts)) == len(rows.examples)
         assert all(len(c.train) >= least for c in found)
         return 1
 
     outcome = attempt(all_of_them, 100)
     assert outcome.kind == "returned", outcome
-    assert outcome.value > 20
+    assert outcome.value > 5
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_shares_that_leave_next_to_nothing_do_not_count_to_infinity() -> None:
 
 @pytest.mark.parametrize(("method", "words"), [("column", "makes"), ("dirichlet", "too many to")])
 def test_a_column_of_as_many_values_as_rows_makes_no_partition(method: Any, words: str) -> None:
-    many = table(100_000, values=100_000)
+    many = table(21_000, values=21_000)
     clients = 100 if method == "dirichlet" else None
     spec = PartitionSpec(method, clients=clients, column="topic")
     outcome = attempt(lambda: partition(many, spec, 0))
@@ -144,12 +144,6 @@ def test_any_skew_makes_clients(skew: float) -> None:
     )
     assert outcome.kind == "returned", outcome
     assert min(outcome.value) >= 5
-
-
-def test_as_large_a_world_as_there_may_be_is_made() -> None:
-    spec = AtlasSpec(clients=2000, examples=25)
-    outcome = attempt(lambda: len(build_federation(spec, 1).clients), 100)
-    assert (outcome.kind, outcome.value) == ("returned", 2000)
 
 
 def test_names_end() -> None:
