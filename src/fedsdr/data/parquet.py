@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fedsdr.data.row import Row, Unread, quoted
-from fedsdr.data.text import LARGEST_FILE, MOST_ROWS, MOST_VALUES, opened, too_many
+from fedsdr.data.text import (
+    LARGEST_FILE,
+    LONGEST_RECORD,
+    MOST_ROWS,
+    MOST_VALUES,
+    opened,
+    too_many,
+)
 from fedsdr.errors import DataError
 
-AT_ONCE = 64  # rows: what a few bytes on the disk can expand to is bounded by them
+AT_ONCE = 64  # rows
 
 
 def parquet_rows(path: Path, lists: Collection[str] = ()) -> Iterator[Row]:
@@ -21,20 +28,24 @@ def parquet_rows(path: Path, lists: Collection[str] = ()) -> Iterator[Row]:
         columns = file.schema_arrow
         wanted = [field.name for field in columns if _readable(field.type, field.name in lists)]
         rest = {f.name: Unread(_a(f.type)) for f in columns if f.name not in wanted}
-        if (file.metadata.num_rows or 0) * max(1, len(wanted)) > MOST_VALUES // 2:
+        if file.metadata.num_rows * max(1, len(wanted)) > MOST_VALUES // 2:
             raise too_many(path, "cells", MOST_VALUES // 2)
-        number = size = 0
-        for batch in file.iter_batches(AT_ONCE, columns=wanted, use_threads=False):
-            arrays = {name: _decoded(batch.column(name)) for name in wanted}
-            size += sum(array.nbytes for array in arrays.values())
-            if size > LARGEST_FILE:
-                raise too_large(path)
-            cells = {name: _cells(array) for name, array in arrays.items()}
+        number, size, at_once = 0, 0, _at_once(file.metadata)
+        for batch in file.iter_batches(at_once, columns=wanted, use_threads=False):
+            arrays = [(name, batch.column(name)) for name in wanted]
+            plain = sum(array.nbytes for _, array in arrays if not hasattr(array, "dictionary"))
+            if plain > at_once * LONGEST_RECORD:  # then a row is longer than one may be
+                raise _too_long(path, number + 1, number + batch.num_rows)
+            cells = {name: _cells(array) for name, array in arrays}
             for i in range(batch.num_rows):
                 number += 1
-                own = {
-                    f.name: cells[f.name][i] if f.name in cells else rest[f.name] for f in columns
-                }
+                own = {n: cells[n][i] if n in cells else rest[n] for n in columns.names}
+                length = sum(len(value) for value in own.values() if isinstance(value, str))
+                size += length
+                if length > LONGEST_RECORD:
+                    raise _too_long(path, number, number)
+                if size > LARGEST_FILE:
+                    raise too_large(path)
                 yield Row(path, "row", number, own)
         if number != file.metadata.num_rows:
             raise DataError(
@@ -70,6 +81,14 @@ def open_parquet(path: Path) -> Generator[Any]:
             raise DataError(f"{path}: is not a readable Parquet file") from None
 
 
+def _at_once(about: Any) -> int:
+    """So few rows that they fit into memory, were each as long as the longest text there may be: a
+    text that stands a thousand times in a file is in it once."""
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    sizes = (g.column(i).total_uncompressed_size for g in groups for i in range(g.num_columns))
+    return max(1, min(AT_ONCE, AT_ONCE * LONGEST_RECORD // max((1, *sizes))))
+
+
 def _readable(kind: Any, listed: bool) -> bool:
     types: Any = import_module("pyarrow.types")
     if types.is_dictionary(kind):
@@ -92,16 +111,20 @@ def too_large(path: Path) -> DataError:
     return DataError(f"{path}: expands to more than {size}; divide it into several files")
 
 
-def _decoded(column: Any) -> Any:
-    """Each value by itself, whose size then is what it will take."""
-    is_dictionary = import_module("pyarrow.types").is_dictionary(column.type)
-    return column.dictionary_decode() if is_dictionary else column
+def _too_long(path: Path, first: int, last: int) -> DataError:
+    where = f"row {first}" if first == last else f"one of the rows {first} to {last}"
+    most = f"{LONGEST_RECORD // 10**6} MB"
+    return DataError(f"{path}, {where}: is longer than the {most} that a record may have")
 
 
 def _cells(column: Any) -> list[object]:
     arrow: Any = import_module("pyarrow")
     try:
-        return column.to_pylist()
+        if not hasattr(column, "dictionary"):
+            return column.to_pylist()
+        places = column.indices.to_pylist()  # each text is made once, however often it stands here
+        texts = {i: column.dictionary[i].as_py() for i in set(places) if i is not None}
+        return [None if i is None else texts[i] for i in places]
     except UnicodeDecodeError:
         return [Unread("text", "holds text that is not valid UTF-8")] * len(column)
     except (arrow.ArrowException, ValueError, OverflowError, LookupError):
