@@ -13,7 +13,7 @@ demo: $(DEMO)
 
 test: lint
 	$(VENV)/bin/python -m pytest tests/unit/test_architecture.py
-	$(VENV)/bin/python -m pytest --ignore=tests/unit/test_architecture.py
+	$(VENV)/bin/python tests/suite.py
 
 lint: $(TEST)
 	$(VENV)/bin/ruff check .

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from browser import browser as browser
+from browser import font_browser as font_browser
 from fedsdr.model.base import BaseModel
 from fedsdr.model.loading import load_base
 from toy import tiny_folder as make_folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.scoring import HeldOutLoss
 from fedsdr.loop import Row
+from fedsdr.machine import cores
 from fedsdr.model.adapters import adapter_notes, load_adapter
 from fedsdr.model.base import BaseModel, with_template
 from fedsdr.model.checkpointing import with_checkpointing
@@ -94,7 +94,7 @@ def assemble(
     federation: Federation | None = None,
 ) -> Experiment:
     """Check and build all that a run needs; nothing is trained or written yet."""
-    threads = recipe.run.threads or os.cpu_count() or 1
+    threads = recipe.run.threads or cores()
     torch.set_num_threads(threads)
     algorithm = chosen_algorithm(recipe, algorithm)
     federation = federation or load_federation(recipe)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -125,7 +125,7 @@ def _finish(
         if experiment.unseen and not is_personal(experiment, mix):
             strange = experiment.unseen
             unseen |= score(experiment, shared, personal, "test", {name: mix}, watch, strange)
-        save_adapters(experiment, run.root / "adapters", shared, personal, {name: mix})
+        save_adapters(experiment, run.inside("adapters"), shared, personal, {name: mix})
     best_on = experiment.federation.scorer.best_on
     higher = experiment.federation.scorer.higher_is_better
     summary = means(scores)
@@ -141,10 +141,7 @@ def _finish(
         "lr": experiment.recipe.training.lr,
         "rounds": outcome.state.round,
         "chosen_rounds": chosen,
-        "bytes_up": sum(r["bytes_up"] for r in rows),
-        "bytes_down": sum(r["bytes_down"] for r in rows),
-        "steps": sum(r["steps"] for r in rows),
-        "tokens": sum(r["tokens"] for r in rows),
+        **{name: _total(rows, name) for name in ("bytes_up", "bytes_down", "steps", "tokens")},
         "scores": summary,
         "clients": scores,
     }
@@ -155,6 +152,13 @@ def _finish(
     write_json_atomic(run.root / RESULTS, results)
     run.amend({SEAL: sealed((run.root / RESULTS).read_bytes())})
     return results
+
+
+def _total(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    values = [row.get(name) for row in rows]  # of an older run nobody has checked them
+    if not all(type(value) in (int, float) for value in values):
+        raise CorruptArtifact(f"{ROUNDS}: a row has no {name!r} that is a number; put it back")
+    return sum(cast("list[float]", values))
 
 
 def _checkpoint(
@@ -179,7 +183,7 @@ def _cohort(experiment: Experiment, run: RunDirectory, watch: Watch) -> InProces
         branches=experiment.branches,
         training=experiment.local,
         rewriting=rewriting_settings(recipe),
-        cache=Path(cache).expanduser() if cache else run.root / "rewrites",
+        cache=Path(cache).expanduser() if cache else run.inside("rewrites"),
         stack=experiment.stack,
         max_length=experiment.max_length,
         equal_weights=training.weights == "equal",

@@ -205,7 +205,7 @@ class Evaluation(Section):
 
 class Running(Section):
     stack: Positive | Literal["auto"] = 8  # K: clients trained side by side; auto: as many as fit
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: as many as there are cores
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: as many cores as it may use
     include_texts: bool = False
 
 

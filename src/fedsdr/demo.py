@@ -11,8 +11,8 @@ from typing import Any
 
 from fedsdr.assembly import Watch, open_base
 from fedsdr.config import Recipe, build_recipe
-from fedsdr.errors import RunError
 from fedsdr.experiment import train
+from fedsdr.runs.places import new_folder
 
 Results = Mapping[str, Any]  # what a run's results.json holds
 METHODS = ("fedavg", "fedsd", "fedsdr")
@@ -71,8 +71,7 @@ def run_demo(
 ) -> DemoResult:
     """Run the three methods one after another; `watching(method, rounds)` shows each one's
     progress."""
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out} is not empty; name another folder with --out, or remove it")
+    out = new_folder(out)
     cache, runs = out / "rewrites", dict[str, Results]()
     base = open_base(demo_recipe("fedavg", seed, cache))
     for method in METHODS:

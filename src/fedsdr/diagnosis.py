@@ -40,8 +40,8 @@ from fedsdr.plan.estimate import fit
 from fedsdr.recorded import recorded_recipe, refuse_changed, refuse_without
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
-from fedsdr.runs.identity import holds_run
 from fedsdr.runs.lock import run_lock
+from fedsdr.runs.places import work_folder
 from fedsdr.sources import load_federation
 from fedsdr.standalone import private_folder
 from fedsdr.tensors import rng_sample
@@ -91,9 +91,7 @@ def diagnose(
     """Measure a recipe's clients; returns what `out/diagnosis.json` holds. Answers are rewritten
     where that is asked for, with drafts in `out/drafts` (private) or in the recipe's cache. A model
     is loaded only if a measure or rewriting needs one."""
-    wanted, watch, folder = wanted or Wanted(), watch or Watch(), Path(out)
-    if holds_run(folder):
-        raise RunError(f"{folder} holds a run; choose another --out, or diagnose the run itself")
+    wanted, watch, folder = wanted or Wanted(), watch or Watch(), work_folder(Path(out))
     federation = given(clients, recipe) or load_federation(recipe)
     rule = _rule(recipe, wanted, chosen_algorithm(recipe, algorithm))
     private_folder(folder)

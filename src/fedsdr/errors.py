@@ -24,6 +24,10 @@ class RecipeError(FedsdrError):
     """A recipe key is unknown, missing, of the wrong type, or makes no sense with the others."""
 
 
+class MachineError(FedsdrError):
+    """What the environment says of the machine cannot be."""
+
+
 class DataError(FedsdrError):
     """A data file is missing, malformed or empty; the message names file, line and field."""
 

@@ -47,6 +47,7 @@ from fedsdr.recorded import (
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic, write_text_atomic
 from fedsdr.runs.lock import run_lock
+from fedsdr.runs.places import refuse_inside_a_run, work_folder
 from fedsdr.standalone import private_folder, tally
 from fedsdr.types import ClientData
 
@@ -62,6 +63,7 @@ def train(
 ) -> dict[str, Any]:
     """Start a run in a new directory; returns what `results.json` holds. `wrap` may put something
     between the server and its clients: an attacker, dropouts, a delay."""
+    refuse_inside_a_run(Path(out), itself=False)
     experiment = assemble(recipe, base, algorithm, given(clients, recipe))
     try:
         refuse_senseless(experiment, custom=algorithm is not None)
@@ -118,7 +120,7 @@ def distill(
 
     Stopped and started again, it goes on: drafts are kept in `out/drafts`.
     """
-    watch, folder = watch or Watch(), Path(out)
+    watch, folder = watch or Watch(), work_folder(Path(out))
     experiment = assemble(recipe, base, None, given(clients, recipe))
     try:
         for note in experiment.left_out.notes:

@@ -6,7 +6,6 @@ distill_file(fedsdr.build_recipe({"model": {"path": "models/mine"}}), "data/all.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,8 +21,11 @@ from fedsdr.distill.engine import BuiltIn
 from fedsdr.distill.file import write_rewritten
 from fedsdr.distill.rewrite import Tell, remote_engine, rewrite_by
 from fedsdr.distill.selection import parse_selection
+from fedsdr.errors import RunError
+from fedsdr.machine import cores
 from fedsdr.runs.files import make_private, unwritable, write_json_atomic
 from fedsdr.runs.lock import run_lock
+from fedsdr.runs.places import work_folder
 
 
 def distill_file(
@@ -39,11 +41,14 @@ def distill_file(
     Stopped and started again, it goes on: drafts are kept in `out/drafts`. The model is loaded only
     where it is needed: not for an endpoint with chat.
     """
-    watch, path, folder = watch or Watch(), Path(file).expanduser(), Path(out)
+    watch, path, folder = watch or Watch(), Path(file).expanduser(), work_folder(Path(out))
+    to = folder / f"rewritten{path.suffix.lower()}"
+    if to.resolve() == path.resolve():
+        raise RunError(f"{path} is what would be written over; choose another --out")
     shape = None if recipe.data.shape == "auto" else recipe.data.shape
     table = read_table(path, shape, dict(recipe.data.columns) or None)
     rule, how = parse_selection(selection), rewriting_settings(recipe)
-    torch.set_num_threads(recipe.run.threads or os.cpu_count() or 1)
+    torch.set_num_threads(recipe.run.threads or cores())
     private_folder(folder)
     with run_lock(folder):
         remote = how.endpoint
@@ -63,7 +68,6 @@ def distill_file(
             tally(watch.advance, len(table.examples)),
             recipe.run.include_texts,
         )
-        to = folder / f"rewritten{path.suffix.lower()}"
         write_rewritten(table, [example.response for example in rewritten], to)
         summary = summarise(audit)
         write_audit(folder / "audit.jsonl", audit)

@@ -22,6 +22,7 @@ from fedsdr.assembly import Watch
 from fedsdr.errors import MissingExtra, RunError, nearest
 from fedsdr.loop import ROUNDS, Row
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.files import private_umask
 
 if TYPE_CHECKING:
     import wandb
@@ -56,16 +57,19 @@ def follow(
 
     def told(row: Row) -> None:
         watch.told(row)
-        for tracker in trackers:
-            tracker.row(row)
+        with private_umask():
+            for tracker in trackers:
+                tracker.row(row)
 
     try:
         results = work(replace(watch, told=told))
-        for tracker in trackers:
-            tracker.finish(results)
+        with private_umask():
+            for tracker in trackers:
+                tracker.finish(results)
     finally:
-        for tracker in trackers:
-            tracker.close()
+        with private_umask():
+            for tracker in trackers:
+                tracker.close()
     return results
 
 

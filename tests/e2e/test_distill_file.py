@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,14 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
     """No record is asked for twice but those under way, and none is lost."""
     count, at_once = 80, 4
     file = write(tmp_path / "beds.jsonl", rows(count))
-    with serving(lambda n, _: Reply(delay=0.02)) as server:
+    killed = threading.Event()
+
+    def script(number: int, reference: str) -> Reply:
+        if number > 40:  # so that the kill comes in time, however busy the machine
+            killed.wait(300)
+        return Reply()
+
+    with serving(script) as server:
         told = ["distill", file, *remote(server.url), "--out", "mine"]
         told += ["--set", f"rewriting.engine.concurrency={at_once}"]
         command = [*MAIN, *map(str, told)]
@@ -111,6 +119,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
             time.sleep(0.01)
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
+        killed.set()
         time.sleep(0.2)  # what was under way is answered to nobody
         before = len(server.bodies)
         assert 30 <= before < count

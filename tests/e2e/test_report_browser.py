@@ -348,7 +348,7 @@ def serve() -> Iterator[Callable[[Path], str]]:
     yield start
     for server, thread in running:
         server.stop()
-        thread.join(timeout=5)
+        thread.join(timeout=60)
 
 
 def folder_of(root: Path, payload: Payload) -> Path:

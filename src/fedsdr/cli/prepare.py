@@ -27,17 +27,18 @@ def init(
     \b
     Example:  fedsdr init recipe.yaml
     """
+    from fedsdr.runs.files import write_text_atomic, write_text_once
+    from fedsdr.runs.places import file_at
+
     target = path / "recipe.yaml" if path.is_dir() else path
     text = files("fedsdr.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
-    try:
-        with target.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
+    place = file_at(target)
+    if force:
+        write_text_atomic(place, text)
+    elif not write_text_once(place, text):
         raise RunError(
             f"{target} is there already; choose another PATH, or overwrite it with --force"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{target} cannot be written: {error.strerror}") from error
+        )
     say(talk(), f"wrote {target}; edit it, then: fedsdr plan {target}")
 
 

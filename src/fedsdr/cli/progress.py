@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedsdr.cli.printing import say
+from fedsdr.cli.printing import plain, say
 from fedsdr.cli.rounds_table import DriftFile, rounds_table
 from fedsdr.report.numbers import size
 
@@ -147,11 +147,12 @@ class _Bars(_Lines):
     ) -> None:
         super().__init__(console, rounds, title)
         self.progress, self.seen = progress, seen
-        name = f"{title} rounds".strip()
+        name = plain(f"{title} rounds".strip()).plain
         self.round_bar = progress.add_task(name, total=rounds) if rounds else None
         self.work_bar: TaskID | None = None
 
     def advance(self, what: str, done: int, total: int) -> None:
+        what = plain(what).plain
         if self.work_bar is None:
             self.work_bar = self.progress.add_task(what, total=total)
         elif self.progress.tasks[-1].description != what:

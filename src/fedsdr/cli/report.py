@@ -80,6 +80,7 @@ def report(
     from fedsdr.report.sections.material import Material
     from fedsdr.report.words import verdict
     from fedsdr.runs.files import write_text_atomic
+    from fedsdr.runs.places import figures_at, page_at
 
     if client and not include_texts:
         raise RecipeError("--client chooses whose texts are shown: give --include-texts with it")
@@ -95,8 +96,11 @@ def report(
         contrasts=tuple(map(Contrast.parse, contrast)) if contrast else None,
     )
     path = out or place_of(directories, records, options)
+    place = page_at(path, ".html", beside_a_run=True)
+    if figures is not None:
+        figures_at(figures)
     text = render_report(records, options)
-    write_text_atomic(path, text)
+    write_text_atomic(place, text)
     drawn = save_figures(records, figures, options) if figures is not None else []
     found = verdict(Material(records, options.include_texts, options.contrasts))
     if as_json:

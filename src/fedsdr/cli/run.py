@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,32 +101,38 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what is private in a run: cached rewrites and the clients' own state.
+    """Remove what is private in a run: rewrites, answers, the clients' own state.
 
-    Results, the global adapter and the ledger stay. The run cannot be resumed afterwards.
+    Only what is known to hold no text stays: results, figures, the global adapter, the ledger,
+    pages made without texts. Files of your own in the run go too. It cannot be resumed afterwards.
 
     \b
     Example:  fedsdr purge runs/fedsdr-seed1
     """
     from fedsdr.runs.directory import RunDirectory
-    from fedsdr.runs.files import measure
-    from fedsdr.runs.purge import private_folders
+    from fedsdr.runs.purge import private
     from fedsdr.runs.purge import purge as remove_private
 
     run, console = RunDirectory.open(directory), talk(as_json)
-    found = {name: measure(run.root / name) for name in (*private_folders(run), "rewrites")}
     if not yes:
-        for name, (count, size_of) in found.items():
-            typer.echo(f"{directory / name}: {count} files, {size(size_of)}", err=as_json)
+        for part in private(run):
+            say(console, f"{part.path}: {part.size.files} files, {size(part.size.bytes)}")
         _confirm(as_json)
     purged = remove_private(run)
     if as_json:
-        print_json({"directory": str(directory), "files": purged.files, "bytes": purged.bytes})
+        print_json({"directory": str(directory), **asdict(purged)})
     say(
         console,
-        f"removed {purged.files} files ({size(purged.bytes)}): the clients' private state and the "
-        f"rewrites in {directory}; results, the global adapter and the ledger stay",
+        f"removed {purged.files} files ({size(purged.bytes)}): the clients' private state, the "
+        f"rewrites and all that may hold texts in {directory}; results, the global adapter and the "
+        "ledger stay",
     )
+    if purged.linked:
+        say(
+            console,
+            f"{purged.linked} of these files had another name elsewhere (hard links), where what "
+            "they hold is still to be read",
+        )
     if cache := _shared_cache(run):
         say(console, f"the rewrites in {cache} may serve other runs and stay")
 

@@ -65,6 +65,7 @@ def sweep(
     \b
     Example:  fedsdr sweep recipes/sweep-example.yaml --out runs/sweep
     """
+    from fedsdr.runs.places import page_at
     from fedsdr.sweep import Observer, read_sweep, run_sweep, survey, sweep_table
 
     chosen, part = read_sweep(recipe, changes or ()), _part(shard)
@@ -76,16 +77,17 @@ def sweep(
     def watching(title: str, rounds: int) -> AbstractContextManager[Watch]:
         return progress_watch(console, rounds, title)
 
+    page = None if markdown is None else page_at(markdown, ".md")
     observer = Observer(lambda text: say(console, text), watching)
     with _resumable(out):
         result = run_sweep(chosen, out, observer, labels, part, tune_only, retry_failed)
     tables = sweep_table(chosen, result.records, out)
-    if markdown is not None:
+    if page is not None:
         command = ["fedsdr", "sweep", str(recipe), "--out", str(out)]
         command += [word for change in changes or () for word in ("--set", change)]
         command += [word for label in labels for word in ("--only", label)]
         command += ["--markdown", str(markdown)]
-        _write_page(markdown, chosen, result, tables, shlex.join(command))
+        _write_page(page, chosen, result, tables, shlex.join(command))
     if as_json:
         _print(chosen, result, tables, out)
     else:
@@ -161,14 +163,10 @@ def _write_page(
     tables: Sequence[SettingTable],
     command: str,
 ) -> None:
-    from fedsdr.runs.files import unwritable
+    from fedsdr.runs.files import write_text_atomic
     from fedsdr.sweep.markdown import render_markdown
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render_markdown(chosen, result, tables, command), encoding="utf-8")
-    except OSError as error:
-        raise unwritable(path, error) from error
+    write_text_atomic(path, render_markdown(chosen, result, tables, command))
 
 
 def _tell_rest(result: SweepResult, tune_only: bool) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import cast
 from fedsdr.data.files import check_file, parse_json, read_text
 from fedsdr.data.partition import check_distinct, is_client_id
 from fedsdr.errors import DataError
+from fedsdr.runs.files import write_text_atomic
 from fedsdr.types import ClientData, Example
 
 FORMAT, VERSION = "fedsdr-partition", 1
@@ -104,13 +104,7 @@ def manifest_text(clients: Iterable[ClientData], info: ManifestInfo) -> str:
 
 
 def write_manifest(path: Path, clients: Iterable[ClientData], info: ManifestInfo) -> None:
-    text = manifest_text(clients, info)
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+    write_text_atomic(path, manifest_text(clients, info))
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -5,8 +5,6 @@ The rows hold counts and reasons, never the record's text, unless the texts are 
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +17,7 @@ from fedsdr.distill.prompts import Template
 from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
 from fedsdr.distill.selection import Choice, Draft
 from fedsdr.distill.task import FORMS, Form, form_of
+from fedsdr.runs.files import write_rows_atomic
 from fedsdr.types import Example
 
 
@@ -143,17 +142,11 @@ def audit_row(
 
 def write_audit(path: Path, rows: Iterable[AuditRow]) -> None:
     """One JSON object a line, written beside and renamed, readable by its owner only."""
-    beside = path.with_name(path.name + ".tmp")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        for row in rows:
-            record = asdict(row)
-            if row.texts is None:
-                del record["texts"]
-            file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    records = map(asdict, rows)
+    write_rows_atomic(
+        path,
+        ({k: v for k, v in row.items() if k != "texts" or v is not None} for row in records),
+    )
 
 
 def summarise(rows: Iterable[AuditRow]) -> AuditSummary:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedsdr.distill.selection import Draft
 from fedsdr.errors import RunError
-from fedsdr.runs.files import fsync_directory, make_private
+from fedsdr.runs.files import fsync_directory, make_private, open_to_append
 
 ROWS = 1024  # per file
 
@@ -76,8 +76,7 @@ class Drafts:
 
     def _append(self, path: Path, lines: list[tuple[str, bytes]]) -> None:
         make_private(self.folder)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(path, flags, 0o600)
+        handle = open_to_append(path)
         with os.fdopen(handle, "ab") as file:
             fcntl.flock(handle, fcntl.LOCK_EX)  # runs may share a cache
             at = os.fstat(handle).st_size

@@ -13,7 +13,7 @@ from typing import Any, cast
 from fedsdr.data.files import parse_json, read_rows, read_text
 from fedsdr.data.formats import TURN_KEYS, Table
 from fedsdr.errors import DataError
-from fedsdr.runs.files import write_text_atomic
+from fedsdr.runs.files import replacing, write_text_atomic
 
 
 def write_rewritten(table: Table, responses: Sequence[str], to: Path) -> None:
@@ -72,8 +72,6 @@ def _write_parquet(path: Path, column: str, values: Sequence[object], to: Path) 
     table = parquet.ParquetFile(path).read()
     place = table.column_names.index(column)
     kind = table.schema.field(place)
-    beside = to.with_name(f".tmp-{to.name}")
-    beside.touch(0o600)
     made = table.set_column(place, kind, arrow.array(values, type=kind.type))
-    parquet.write_table(made, beside)
-    beside.replace(to)
+    with replacing(to) as file:
+        parquet.write_table(made, file)

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedsdr.errors import RunError
-from fedsdr.runs.files import unwritable
+from fedsdr.runs.files import make_private, private_umask, unwritable
+from fedsdr.runs.places import refuse_inside_a_run
 
 
 def refuse_unless_free(out: Path) -> None:
@@ -29,17 +30,20 @@ def placed(out: Path) -> Generator[Path]:
     """A private folder to fill: it stands beside `out`, is renamed into its place at the end, and
     is gone if that is not reached. What a killed process left beside `out` is removed; nothing else
     is touched."""
+    refuse_inside_a_run(out)
     refuse_unless_free(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_private(out.parent)
         _remove_abandoned(out)
-        beside = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}.", dir=out.parent))
+        with private_umask():
+            beside = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}.", dir=out.parent))
         # By its handle: the kernel drops the lock with the process, kill -9 or not.
         held = _locked(beside)
     except OSError as error:
         raise unwritable(out, error) from error
     try:
-        yield beside
+        with private_umask():  # whoever hands the folder on says to whom
+            yield beside
         refuse_unless_free(out)
         os.rename(beside, out)
     except OSError as error:

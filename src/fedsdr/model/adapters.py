@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from fedsdr.errors import AdapterError
 from fedsdr.model.adapter_config import CONFIG, AdapterConfig, read_config
 from fedsdr.model.lora import BranchSpec, Fold, Layout, StackedLora
+from fedsdr.runs.files import replacing, write_text_atomic
 from fedsdr.types import FOLD
 
 WEIGHTS = "adapter_model.safetensors"
@@ -61,9 +62,8 @@ def save_adapter(
         "use_rslora": False,
         "use_dora": False,
     }
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_tensors(folder / WEIGHTS, tensors, {BASE_DIGEST: lora.base.digest})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_text_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def base_name(path: Path) -> dict[str, str]:
@@ -79,14 +79,13 @@ def base_name(path: Path) -> dict[str, str]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """A safetensors file, the same bytes for the same content: safetensors itself writes metadata
     in an order that differs from process to process."""
-    save_file(dict(tensors), path, metadata={"format": "pt", **metadata})
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        file.seek(8)
-        file.write(text.ljust(size))
+    data = save(dict(tensors), metadata={"format": "pt", **metadata})
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    with replacing(path) as file:
+        file.writelines((data[:8], text.ljust(size), memoryview(data)[8 + size :]))
 
 
 def merged_pairs(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
+from fedsdr import machine
 from fedsdr.assembly import Experiment
 from fedsdr.cohort.in_process import rewritten_views, smaller_work
 from fedsdr.data.render import Rendered, render_prompt
@@ -99,12 +98,7 @@ def memory_free(experiment: Experiment) -> int | None:
     device = experiment.base.net.device
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return memory_there(experiment)
-    found = dict(line.split(":") for line in lines)
-    return int(found["MemAvailable"].split()[0]) * 1024
+    return machine.memory_free()
 
 
 def memory_there(experiment: Experiment) -> int | None:
@@ -112,9 +106,7 @@ def memory_there(experiment: Experiment) -> int | None:
     device = experiment.base.net.device
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine.memory_there()
 
 
 def estimate_duration(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 from fedsdr.assembly import Experiment
 from fedsdr.config import Recipe
+from fedsdr.machine import cores
 from fedsdr.model.base import count_parameters
 from fedsdr.model.speech import is_plain
 from fedsdr.overlong import NAMED
@@ -74,9 +74,9 @@ def rounds_words(stage: Stage) -> str:
 def notes(
     experiment: Experiment, asked: Sequence[Sequence[str]], memory: Memory, there: int | None
 ) -> Iterator[str]:
-    recipe, cores = experiment.recipe, os.cpu_count() or 1
-    if recipe.run.threads > cores:
-        yield f"run.threads is {recipe.run.threads}, but this machine has {cores} cores"
+    recipe = experiment.recipe
+    if recipe.run.threads and recipe.run.threads > (there_are := cores()):
+        yield f"run.threads is {recipe.run.threads}, but this process may use {there_are} cores"
     if recipe.model.max_length > experiment.base.max_length:
         yield f"model.max_length is cut to what the model reads, {experiment.base.max_length}"
     micro = experiment.local.micro_batch

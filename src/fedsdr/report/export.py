@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedsdr.errors import RunError
 from fedsdr.report.figures.svg import Figure, anchor
 from fedsdr.report.page import DEFAULT, PageOptions
 from fedsdr.report.record import RunRecord
@@ -14,8 +13,9 @@ from fedsdr.report.section import Absent, Section
 from fedsdr.report.sections import all_sections
 from fedsdr.report.sections.material import Material
 from fedsdr.runs.files import write_text_atomic
-from fedsdr.runs.identity import WITH_TEXTS
+from fedsdr.runs.places import figures_at
 
+WITH_TEXTS = "report-with-texts"
 TIP = re.compile(r' (?:data-tip|class)="[^"]*"')  # of the page; a saved figure needs neither
 
 
@@ -23,8 +23,7 @@ def save_figures(
     records: Sequence[RunRecord], folder: Path, options: PageOptions = DEFAULT
 ) -> list[Path]:
     """Every figure of the page as an SVG that stands alone; rounds of a heat-map: the last one."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is no folder; name one for the figures with --figures")
+    figures_at(folder)
     material = Material(records, options.include_texts, options.contrasts)
     written = dict[Path, None]()
     for figure in figures_of(all_sections(material)):
@@ -48,7 +47,7 @@ def figures_of(sections: Sequence[Section | Absent]) -> Iterator[Figure]:
 
 def place_of(paths: Sequence[Path], records: Sequence[RunRecord], options: PageOptions) -> Path:
     """Where a report goes that was given no place: with the run. One that holds private texts has a
-    name that a purge knows."""
+    name that says so."""
     if len(paths) > 1:
         return Path("report.html")
     private = options.include_texts and any(not record.synthetic for record in records)

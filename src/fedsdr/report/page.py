@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from markupsafe import Markup, escape
@@ -43,9 +43,10 @@ def render_report(records: Sequence[RunRecord], options: PageOptions = DEFAULT) 
     """HTML of one run, or of several compared."""
     material = Material(records, options.include_texts, options.contrasts)
     found, sections = verdict(material), all_sections(material)
+    banner = _banner(records, options.include_texts)
     return render_page(
-        "report.html.j2", found.title, options, sections,
-        verdict=found, banner=_banner(records, options.include_texts), several=len(records) > 1,
+        "report.html.j2", found.title, options, sections, "held" if banner else "none",
+        verdict=found, banner=banner, several=len(records) > 1,
     )  # fmt: skip
 
 
@@ -54,9 +55,11 @@ def render_page(
     title: str,
     options: PageOptions,
     sections: Sequence[Section | Absent] = (),
+    texts: Literal["held", "none"] = "none",
     **values: Any,
 ) -> str:
-    """Any page of fedsdr: the look, the script and the content security policy are the same."""
+    """Any page of fedsdr: the look, the script and the content security policy are the same. That
+    it holds private texts, or none, is written in it, for `fedsdr purge` (`runs/contents.py`)."""
     shown = [section for section in sections if isinstance(section, Section)]
     live = options.live is not None  # its script comes first: it keeps the page as it was sent
     scripts = _taken(
@@ -65,6 +68,7 @@ def render_page(
     styles = _taken("style.css", "live.css" if live else None, *(s.style for s in shown))
     return environment().get_template(template).render(
         title=title,
+        texts=texts,
         sections=sections,
         scripts=[Markup(text) for text in scripts],
         styles=[Markup(text) for text in styles],

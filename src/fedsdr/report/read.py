@@ -5,7 +5,6 @@ Nothing here writes or locks, so a run that is under way is not disturbed.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from fedsdr.report.shapes import amount, each, fields
 from fedsdr.report.stored import json_object, shaped, shaped_object, shaped_rows
 from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs import identity
-from fedsdr.runs.lock import LOCK
+from fedsdr.runs.lock import LOCK, signed_by
 
 __all__ = ["RunRecord", "read_record", "read_records"]
 
@@ -50,7 +49,7 @@ def read_records(paths: Sequence[Path]) -> list[RunRecord]:
 
 def read_record(path: Path, brief: bool = False) -> RunRecord:
     """A run directory; `brief` leaves out what only a page about few runs shows."""
-    identity.find(path)
+    identity.find(path, deep=not brief)
     notes = list[str]()
     facts = _facts(path, notes)
     recipe_text, recipe = _recipe(path, notes)
@@ -193,14 +192,13 @@ def _state(path: Path, facts: Row, results: Row | None) -> State:
 def alive(lock: Path) -> bool:
     """Whether the process that signed the lock last still lives. The lock is not tried: a `resume`
     that began at that moment would be refused."""
+    if (signed := signed_by(lock)) is None or signed[1] != socket.gethostname():
+        return False
     try:
-        holder: Any = json.loads(lock.read_bytes())
-        if holder["host"] != socket.gethostname():
-            return False
-        os.kill(int(holder["pid"]), 0)
+        os.kill(signed[0], 0)
     except PermissionError:
         return True
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except OSError:
         return False
     return True
 

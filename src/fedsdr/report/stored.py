@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+from fedsdr.errors import CorruptArtifact
 from fedsdr.report.record import Row
 from fedsdr.report.shapes import OBJECTS, ROWS, Shape, Wrong
+from fedsdr.runs.plain import read_plain
 
 LARGEST = 256 << 20  # bytes of one file; fedsdr writes none that large
 
@@ -25,8 +27,8 @@ def shaped_rows(file: Path, notes: list[str]) -> list[Row]:
         *lines, _torn = _bytes(file).split(b"\n")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        notes.append(f"{file.name} cannot be read ({error}); the page is without it.")
+    except CorruptArtifact as error:
+        notes.append(f"{error}; the page is without it.")
         return []
     rows, damaged, lost, shape = list[Row](), list[int](), set[str](), ROWS[file.name]
     for number, line in enumerate(lines, start=1):
@@ -51,7 +53,10 @@ def json_object(file: Path, notes: list[str]) -> dict[str, Any] | None:
         found: Any = json.loads(_bytes(file))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except CorruptArtifact as error:
+        notes.append(f"{error}; the page is without it.")
+        return None
+    except (ValueError, RecursionError) as error:
         notes.append(f"{file.name} cannot be read ({error}); the page is without it.")
         return None
     if not isinstance(found, dict):
@@ -81,6 +86,7 @@ def _tell(file: Path, lost: set[str], notes: list[str]) -> None:
 
 
 def _bytes(file: Path) -> bytes:
-    if file.stat().st_size > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
-    return file.read_bytes()
+    try:
+        return read_plain(file, LARGEST, CorruptArtifact, follow=False)
+    except CorruptArtifact as error:  # a page tells no path of this machine
+        raise CorruptArtifact(str(error).replace(str(file), file.name)) from None

@@ -11,16 +11,19 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from fedsdr.errors import CorruptArtifact, RunError
+from fedsdr.runs.plain import read_plain
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
+LARGEST = 1 << 40  # bytes of rows; only what is no file at all is to be refused
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 FIXES = {
     errno.ENOSPC: "free some space there",
@@ -34,14 +37,14 @@ FIXES = {
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Whoever reads, now or after a kill, sees the old text or the new one."""
-    with _written_beside(path, [text.encode()]) as beside:
-        os.replace(beside, path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_rows_atomic(path: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
     """The same of JSON lines, which need not all be in memory at once."""
-    with _written_beside(path, (line.encode() for line in _row_lines(rows))) as beside:
-        os.replace(beside, path)
+    with replacing(path) as file:
+        file.writelines(line.encode() for line in _row_lines(rows))
 
 
 def rows_text(rows: Iterable[Mapping[str, JSON]]) -> str:
@@ -49,9 +52,30 @@ def rows_text(rows: Iterable[Mapping[str, JSON]]) -> str:
     return "".join(_row_lines(rows))
 
 
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """A file to fill, which takes the place of `path` once it is whole and on the disk."""
+    with _beside(path) as (file, beside):
+        yield file
+        _settle(file)
+        os.replace(beside, path)
+
+
+@contextmanager
+def private_umask() -> Generator[None]:
+    """For files that other packages write, by whatever mode they please."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def write_text_once(path: Path, text: str) -> bool:
     """Like `write_text_atomic`, but only for the first who tries; False for all others."""
-    with _written_beside(path, [text.encode()]) as beside:
+    with _beside(path) as (file, beside):
+        file.write(text.encode())
+        _settle(file)
         try:
             os.link(beside, path)
         except FileExistsError:
@@ -71,10 +95,8 @@ def append_row(path: Path, row: Mapping[str, JSON]) -> None:
         raise RunError(f"{path}: a row holds a number that is not finite: {row}") from error
     try:
         is_new = not os.path.exists(path)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(path, flags, 0o600)
+        handle = open_to_append(path)
         try:
-            os.fchmod(handle, 0o600)
             _append(handle, line)
         finally:
             os.close(handle)
@@ -84,9 +106,49 @@ def append_row(path: Path, row: Mapping[str, JSON]) -> None:
         raise unwritable(path, error) from error
 
 
+def open_to_append(path: Path) -> int:
+    """A handle on the file, which is made if need be; the file is nobody else's by another name."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(path, flags | os.O_NONBLOCK, 0o600)
+    try:
+        there = os.fstat(handle)
+        if not stat.S_ISREG(there.st_mode):
+            raise RunError(f"{path} is no plain file; take it away")
+        if there.st_nlink > 1:
+            raise RunError(
+                f"{path} has a second name elsewhere (a hard link), where it would grow too; put a "
+                "copy in its place"
+            )
+        os.fchmod(handle, 0o600)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows but a torn last one: what a kill leaves behind, and never was a row."""
-    return [row for _, row in _lines(path)]
+    return [row for _, row in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The same, each with its bytes."""
+    try:
+        *lines, _torn = read_plain(path, LARGEST, CorruptArtifact, follow=False).split(b"\n")
+    except FileNotFoundError:
+        return []
+    found: list[tuple[bytes, dict[str, Any]]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if not line.startswith(b"{"):
+                raise ValueError("it is not a JSON object")
+            row: dict[str, Any] = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not _torn:
+                break
+            raise CorruptArtifact(f"{path}, line {number} is damaged: {error}") from error
+        found.append((line + b"\n", row))
+    return found
 
 
 def pretty(value: JSON) -> str:
@@ -121,7 +183,10 @@ def make_private(path: Path) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    _fill(os.open(path, flags, 0o600), [data])
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        _settle(file)
 
 
 def fsync_directory(path: Path) -> None:
@@ -158,13 +223,14 @@ def unwritable(path: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def _written_beside(path: Path, data: Iterable[bytes]) -> Generator[str, None, None]:
+def _beside(path: Path) -> Generator[tuple[BinaryIO, str]]:
     try:
         make_private(path.parent)
-        handle, beside = tempfile.mkstemp(prefix=f".tmp-{path.name}.", dir=path.parent)
+        handle, beside = tempfile.mkstemp(prefix=f".tmp-{path.name[:200]}.", dir=path.parent)
         try:
-            _fill(handle, data)
-            yield beside
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, 0o600)
+                yield file, beside
             fsync_directory(path.parent)
         finally:
             with suppress(OSError):  # renamed by now, or swept later
@@ -173,12 +239,9 @@ def _written_beside(path: Path, data: Iterable[bytes]) -> Generator[str, None, N
         raise unwritable(path, error) from error
 
 
-def _fill(handle: int, data: Iterable[bytes]) -> None:
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(handle, 0o600)
-        file.writelines(data)
-        file.flush()
-        os.fsync(handle)
+def _settle(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _row_lines(rows: Iterable[Mapping[str, JSON]]) -> Iterable[str]:
@@ -200,24 +263,3 @@ def _append(handle: int, line: bytes) -> None:
         with suppress(OSError):
             os.ftruncate(handle, size)
         raise
-
-
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    try:
-        *lines, _torn = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise CorruptArtifact(f"{path} cannot be read: {error.strerror}") from error
-    found: list[tuple[bytes, dict[str, Any]]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            if not line.startswith(b"{"):
-                raise ValueError("it is not a JSON object")
-            row: dict[str, Any] = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines) and not _torn:
-                break
-            raise CorruptArtifact(f"{path}, line {number} is damaged: {error}") from error
-        found.append((line + b"\n", row))
-    return found

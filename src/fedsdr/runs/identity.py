@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsdr.errors import CorruptArtifact, RunError, nearest
+from fedsdr.runs.contents import RECIPE, RUN, holds_run, refuse_links
 from fedsdr.runs.files import (
     JSON,
     make_private,
@@ -22,14 +23,19 @@ from fedsdr.runs.files import (
     write_text_once,
 )
 from fedsdr.runs.lock import LOCK
+from fedsdr.runs.places import refuse_inside_a_run
+from fedsdr.runs.plain import read_plain
 
-RUN, RECIPE = "run.json", "recipe.yaml"
-WITH_TEXTS = "report-with-texts"  # how the names of reports begin that hold private texts
+# While this stands in a run, a purge was begun and not finished: its facts could not say so yet.
+PURGING = ".purged"
+PURGED = ("private state", "rewrites")
+LARGEST = 1 << 26  # bytes of either file
 
 
 def claim(path: Path, recipe_text: str, facts: Mapping[str, JSON]) -> None:
     """Begin a run in a new or empty directory; of many processes that try at once, one succeeds."""
     _refuse_unless_free(path, recipe_text)
+    refuse_inside_a_run(path, itself=False)
     try:
         make_private(path)
         os.chmod(path, 0o700)
@@ -42,8 +48,11 @@ def claim(path: Path, recipe_text: str, facts: Mapping[str, JSON]) -> None:
         raise _taken(path)
 
 
-def find(path: Path) -> None:
-    """Make sure that `path` holds a run, or say where the nearest one is."""
+def find(path: Path, deep: bool = True) -> None:
+    """Make sure that `path` holds a run, in which nothing leads out of it, or say where the nearest
+    one is. Not `deep`: for whoever reads nothing in its folders."""
+    if os.path.lexists(path / RUN):
+        refuse_links(path, deep)
     if holds_run(path):
         return
     message = f"{path} holds no run (there is no {RUN} in it)."
@@ -55,10 +64,6 @@ def find(path: Path) -> None:
     raise RunError(message + advice)
 
 
-def holds_run(path: Path) -> bool:
-    return os.path.isfile(path / RUN)
-
-
 def read_facts(root: Path) -> dict[str, Any]:
     path = root / RUN
     raw = _bytes(path)
@@ -66,7 +71,8 @@ def read_facts(root: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(raw)
         del facts["digest"]
         if raw == _signed(facts).encode():
-            return facts
+            begun = os.path.lexists(root / PURGING)
+            return {**facts, "purged": list(PURGED)} if begun else facts
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptArtifact(f"{path} is not what was written ({error})") from error
     raise CorruptArtifact(f"{path} is not what was written")
@@ -124,6 +130,6 @@ def _folders(path: Path) -> list[Path]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
+        return read_plain(path, LARGEST, CorruptArtifact, follow=False)
+    except FileNotFoundError as error:
         raise CorruptArtifact(f"{path} cannot be read: {error.strerror}") from error

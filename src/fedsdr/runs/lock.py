@@ -6,10 +6,13 @@ kill -9, so there is no stale lock to clear.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import socket
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +20,11 @@ from typing import Any
 
 from fedsdr.errors import RunError, RunLocked
 from fedsdr.runs.files import unwritable
+from fedsdr.runs.plain import kind_of, read_plain
 
 LOCK = "lock"
+LONGEST = 4096  # bytes
+HOST = re.compile(r"[\w.:-]{1,253}", re.ASCII)
 
 
 @contextmanager
@@ -32,6 +38,7 @@ def run_lock(directory: Path) -> Generator[None, None, None]:
     except OSError as error:
         raise unwritable(path, error) from error
     try:
+        _refuse_unless_ours(path, handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -50,6 +57,26 @@ def run_lock(directory: Path) -> Generator[None, None, None]:
         os.close(handle)
 
 
+def signed_by(path: Path) -> tuple[int, str] | None:
+    """The process that signed a lock last, and its machine; None where nobody sensible did."""
+    try:
+        return _signature(read_plain(path, LONGEST, RunError, follow=False))
+    except (FileNotFoundError, RunError):
+        return None
+
+
+def _refuse_unless_ours(path: Path, handle: int) -> None:
+    """The file is written in place: under another name it may be anybody's."""
+    there = os.fstat(handle)
+    if not stat.S_ISREG(there.st_mode):
+        raise RunError(f"{path} is {kind_of(path) or 'no plain file'}; remove it, and try again")
+    if there.st_nlink > 1:
+        raise RunError(
+            f"{path} has a second name elsewhere (a hard link), where it would be written too; "
+            "remove it, and try again"
+        )
+
+
 def _sign(path: Path, handle: int) -> None:
     who = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
     try:
@@ -57,12 +84,24 @@ def _sign(path: Path, handle: int) -> None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, who.encode(), 0)
     except OSError as error:
-        raise unwritable(path, error) from error
+        # The kernel holds the lock, signed or not; and a purge may have to make room first.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise unwritable(path, error) from error
 
 
 def _holder(handle: int) -> str:
+    who = _signature(os.pread(handle, LONGEST, 0))
+    return (
+        "another process that has just started" if who is None else f"process {who[0]} on {who[1]}"
+    )
+
+
+def _signature(raw: bytes) -> tuple[int, str] | None:
+    """Anybody may have written it, and it reaches terminals."""
     try:
-        who: Any = json.loads(os.pread(handle, 4096, 0))
-        return f"process {int(who['pid'])} on {who['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process that has just started"
+        who: Any = json.loads(raw)
+        pid, host = who["pid"], who["host"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    sane = isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 2**31
+    return (pid, host) if sane and isinstance(host, str) and HOST.fullmatch(host) else None

@@ -23,6 +23,7 @@ KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 MEGABYTE = 10**6
+CHUNK = 1 << 24  # bytes: `read` takes the memory for all that it is asked for
 
 
 def user_path(text: str | Path, refuse: type[FedsdrError]) -> Path:
@@ -69,13 +70,16 @@ def open_plain(
 def read_plain(path: Path, most: int, refuse: type[FedsdrError], follow: bool = True) -> bytes:
     """The bytes of a regular file, never more than `most`, also if it grows meanwhile."""
     with open_plain(path, most, refuse, follow) as file:
+        parts, left = list[bytes](), most + 1
         try:
-            data = file.read(most + 1)
+            while part := file.read(min(left, CHUNK)):
+                parts.append(part)
+                left -= len(part)
         except OSError as error:
             raise refuse(f"{path} cannot be read: {_reason(path, error)}") from None
-    if len(data) > most:
+    if not left:
         raise refuse(f"{path} is larger than the {_size(most)} that are read here")
-    return data
+    return b"".join(parts)
 
 
 def kind_of(path: Path) -> str | None:

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.runs.identity import holds_run
+from fedsdr.runs.places import sweep_folder
 from fedsdr.sweep.cells import Cell, Changes, Sweep, main_cell, tuning_cells
 from fedsdr.sweep.records import Record, read_record, record_path
 from fedsdr.sweep.tuning import Tuned, tune_all, write_tuning
@@ -49,7 +50,7 @@ def run_sweep(
 ) -> SweepResult:
     """Run what is open: the tuning cells, then at the picked points the main ones. A cell that
     fails is recorded and does not stop the others."""
-    labels = _chosen(sweep, only)
+    labels, out = _chosen(sweep, only), sweep_folder(out)
     if tune_only and sweep.tune is None:
         raise RecipeError(f"{sweep.name}: there is no sweep.tune, so there is nothing to tune")
     tuning = _mine(_tuning(sweep, labels), shard, 1)

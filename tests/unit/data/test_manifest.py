@@ -20,7 +20,7 @@ from fedsdr.data.manifest import (
     source_of,
     write_manifest,
 )
-from fedsdr.errors import DataError
+from fedsdr.errors import DataError, RunError
 from fedsdr.types import ClientData, Example, Message
 
 INFO = ManifestInfo({"method": "iid", "clients": 2, "alpha": 0.5, "column": None}, seed=7)
@@ -170,8 +170,19 @@ def test_a_file_that_is_no_manifest_is_refused(path: Path, text: str, message: s
 
 
 def test_a_place_that_cannot_be_written_and_an_unsafe_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be written"):
-        write_manifest(tmp_path / "no" / "m.json", CLIENTS, INFO)
     with pytest.raises(DataError, match=r"client id '\.\./x'"):
         write_manifest(tmp_path / "m.json", (ClientData("../x", ROWS),), INFO)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "no").write_text("a file")
+    with pytest.raises(RunError, match="cannot be written"):
+        write_manifest(tmp_path / "no" / "m.json", CLIENTS, INFO)
+
+
+def test_it_is_written_through_no_link_and_for_its_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("precious")
+    for name in ("m.json", "m.json.part"):
+        (tmp_path / name).symlink_to("theirs")
+    write_manifest(tmp_path / "m.json", CLIENTS, INFO)
+    assert (tmp_path / "theirs").read_text() == "precious"
+    assert not (tmp_path / "m.json").is_symlink()
+    assert (tmp_path / "m.json").stat().st_mode & 0o777 == 0o600

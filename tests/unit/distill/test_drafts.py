@@ -85,16 +85,16 @@ def test_fifty_thousand_rows_one_by_one(tmp_path: Path, monkeypatch: pytest.Monk
     """Adding a row costs the same however many are there, and reads none of them."""
     text = "It is forty milligrams, twice a day. " * 5
     Drafts(tmp_path, "c0").add({f"k{i}": Draft(text, False) for i in range(50_000)})
-    began = time.perf_counter()
+    began = time.process_time()
     store = Drafts(tmp_path, "c0")
-    opened = time.perf_counter() - began
+    opened = time.process_time() - began
     read: list[int] = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda h, n, at: read.append(n) or pread(h, n, at))
-    began = time.perf_counter()
+    began = time.process_time()
     for i in range(2000):
         store.add({f"new{i}": Draft(text, False)})
-    added = time.perf_counter() - began
+    added = time.process_time() - began
     assert opened < 10
     assert added < 10
     assert sum(read) <= 2000

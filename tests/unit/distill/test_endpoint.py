@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -141,11 +142,12 @@ def test_completions_get_tokens_where_a_record_could_end_its_turn(
 
 
 def test_so_many_at_a_time_and_the_first_alone(tmp_path: Path) -> None:
-    at_once: list[int] = []
+    together = threading.Barrier(4)
 
     def script(number: int, reference: str) -> Reply:
-        at_once.append(number)
-        return Reply(delay=0.05)
+        if 2 <= number <= 5:  # none of them is answered before all are there
+            together.wait(60)
+        return Reply()
 
     with serving(script) as server:
         ask(server, tmp_path, concurrency=4)
@@ -293,13 +295,13 @@ def test_retry_after_is_waited_for_by_all(tmp_path: Path) -> None:
 
     def script(number: int, reference: str) -> Reply:
         times.append(time.monotonic())
-        return Reply(status=429, headers={"Retry-After": "0.4"}) if number == 3 else Reply()
+        return Reply(status=429, headers={"Retry-After": "1.5"}) if number == 3 else Reply()
 
     with serving(script) as server:
         ask(server, tmp_path, concurrency=2)
         assert len(server.bodies) == 13
     longest = max(b - a for a, b in pairwise(times))
-    assert 0.35 < longest < 2
+    assert 1 < longest < 60
 
 
 @pytest.mark.parametrize(
@@ -353,7 +355,7 @@ def test_nobody_there_is_told_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1.* does not answer: Connection refused"):
         ask(server, tmp_path, retries=100)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30  # a hundred tries take minutes
 
 
 def refuse(status: int, message: str = "", only: str = "") -> Script:

@@ -242,8 +242,6 @@ def test_purge_takes_the_texts(tiny_folder: Path, base64: BaseModel, tmp_path: P
     one = chosen(tiny_folder, {"name": "fedsd"})
     experiment.train(one, root, base=base64, clients=CLIENTS)
     run = RunDirectory.open(root)
-    purge(run, private=False)
-    assert not list(root.glob("clients/*/rewrites.jsonl"))
     assert len(list(root.glob("clients/*/answers.jsonl"))) == 3
     purge(run)
     assert not (root / "clients").exists()

@@ -34,7 +34,7 @@ def server(runs: Path) -> Iterator[Server]:
     thread.start()
     yield found
     found.stop()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from fedsdr.report.figures import axis, bars, curves, heatmap, intervals, palette, scatter
-from fedsdr.report.figures.svg import Figure, Table, anchor, element, shortened
+from fedsdr.report.figures.measure import fitted, measured
+from fedsdr.report.figures.svg import Figure, Table, anchor, element
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = '"><script>alert(1)</script>\u202e\x00'
@@ -160,4 +161,10 @@ def test_attributes_are_escaped_and_ids_are_ids() -> None:
     )
     assert anchor("scores-Ünï <x>/1") == "scores-n-x-1"
     assert anchor("⟨⟩") == "x"
-    assert shortened("abcdef", 4) == "abc…"
+
+
+def test_a_label_is_cut_to_its_room() -> None:
+    assert fitted("abcdef", measured("abcdef")) == "abcdef"
+    assert fitted("abcdef", measured("abc…")) == "abc…"
+    assert fitted("iiiiiiiiii", measured("WWW")) == "iiiiiiiiii"
+    assert fitted("x" * 200, 0) == "…"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +66,15 @@ def overlapping() -> str:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    yield from opening(browser, tmp_path)
+
+
+@pytest.fixture
+def opened_in_a_font(font_browser: Any, tmp_path: Path) -> Iterator[Open]:
+    yield from opening(font_browser, tmp_path)
+
+
+def opening(browser: Any, tmp_path: Path) -> Iterator[Open]:
     left, wrong, contexts = list[str](), list[str](), list[Any]()
 
     def open_(text: str, width: int = 1280, scheme: str = "light", js: bool = True) -> Any:
@@ -118,6 +126,24 @@ def test_several_runs_fit_too(opened: Open, tmp_path: Path) -> None:
         page = opened(made, width)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(overlapping()) == []
+
+
+def test_figures_hold_their_words_in_any_common_font(
+    opened_in_a_font: Open, tmp_path: Path
+) -> None:
+    """Names of wide letters, narrow ones, and those of other scripts; numbers of many digits."""
+    names = ["W" * 30, "MMMM@MMMM", "i" * 40, "Клиника_Южная_Щ", "Ωμέγα", "株式会社の顧客", "c1",
+             "Čeština, ženský", "1234567890123", "a_rather_long_client_name"]  # fmt: skip
+    one = write_run(tmp_path / "run", "fedsdr", clients=names)
+    write_diagnosis(one, names)
+    methods = ("fedavg", "W" * 24, "fedsd+a_long_name_here")
+    several = [write_run(tmp_path / f"{m}-{s}", m, s) for m in methods for s in (1, 2)]
+    for runs in ([one], several):
+        made = render_report(read_records(runs))
+        for width in (1280, 390):
+            page = opened_in_a_font(made, width)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert page.evaluate(overlapping()) == []
 
 
 def test_a_hundred_hostile_names_are_text(opened: Open, tmp_path: Path) -> None:
@@ -235,7 +261,9 @@ def test_two_hundred_runs_open_in_two_seconds(opened: Open, tmp_path: Path) -> N
                 tmp_path / "all" / f"m{number}-{seed}", f"m{number}", seed, detailed=seed == 0
             )
     made = render_report(read_records([tmp_path / "all"]))
-    began = time.monotonic()
     page = opened(made)
-    assert page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < 4000
-    assert time.monotonic() - began < 15  # starting a browser's page included
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})  # the processor's time
+    page.reload()
+    told = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
+    assert 0 < told["TaskDuration"] < 2

@@ -78,8 +78,8 @@ def test_several_runs_go_where_one_stands(tmp_path: Path, monkeypatch: pytest.Mo
         (["run", "--client", "c1"], "--include-texts"),
         (["run", "--include-texts", "--client", "c9"], "no such client"),
         (["run", "--contrast", "what"], "cannot read the contrast"),
-        (["run", "--figures", "run/run.json"], "is no folder"),
-        (["run", "-o", "run/run.json/x.html"], "cannot be written"),
+        (["run", "--figures", "run/run.json"], "is no folder but a file"),
+        (["run", "-o", "run/run.json/x.html"], "lies in the own run.json of the run"),
     ],
 )
 def test_mistakes_are_told(

@@ -55,7 +55,7 @@ class Site:
 
     def raw(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """As it stands: no library cleans the target or the headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.putrequest(method, target, skip_host=True)
         for name, value in headers.items():
             connection.putheader(name, value)
@@ -74,12 +74,12 @@ def serving(folder: Path, include_texts: bool = False) -> Generator[Site]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        with httpx.Client(base_url=server.address.partition("/?")[0], timeout=10) as client:
+        with httpx.Client(base_url=server.address.partition("/?")[0], timeout=60) as client:
             assert client.get(server.address).status_code == 303
             yield Site(folder, server, client)
     finally:
         server.stop()
-        thread.join(timeout=5)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -302,7 +302,7 @@ class Events:
 
     def _read(self, site: Site, query: str, headers: dict[str, str]) -> None:
         with (
-            httpx.Client(base_url=site.base, cookies=site.client.cookies, timeout=20) as client,
+            httpx.Client(base_url=site.base, cookies=site.client.cookies, timeout=60) as client,
             client.stream("GET", f"/events?{query}", headers=headers) as answer,
         ):
             assert answer.headers["content-type"].startswith("text/event-stream")
@@ -312,7 +312,7 @@ class Events:
         self.ended.set()
 
     def wait(self, count: int) -> list[str]:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while len(self.told) < count:
             assert time.monotonic() < until, f"only {self.told} came"
             time.sleep(0.02)
@@ -342,7 +342,7 @@ def test_a_growing_run_tells_its_page_and_the_page_has_the_new_round(site: Site)
     assert seen not in events.wait(len(events.told) + 1)[-1:]
     assert "finished" in site.get(path).text
     site.server.stop()
-    assert events.ended.wait(5)  # an open page does not hold the server up
+    assert events.ended.wait(60)  # an open page does not hold the server up
 
 
 def test_a_change_between_page_and_events_is_not_lost(site: Site) -> None:

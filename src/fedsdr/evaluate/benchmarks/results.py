@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedsdr.errors import CorruptArtifact, RunError
 from fedsdr.runs.files import make_private, write_json_atomic
 from fedsdr.runs.lock import run_lock
+from fedsdr.runs.plain import read_plain
 
 FORMAT, RESULTS = 1, "results.json"
+LARGEST = 1 << 26  # bytes
 SAME = ("score", "n", "data", "settings")  # of one task by one mix, wherever it was scored
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -64,8 +66,8 @@ class Results(Part):
 
 def read_results_file(path: Path) -> Results:
     try:
-        text = path.read_bytes()
-    except OSError as error:
+        text = read_plain(path, LARGEST, RunError)
+    except FileNotFoundError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     try:
         return Results.model_validate_json(text)

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fedsdr.runs.files import make_private
+from fedsdr.runs.files import make_private, replacing
 
 Columns = dict[str, list[Any]]
 MATRICES = (
@@ -46,10 +46,8 @@ def write_tables(folder: Path, diagnosis: Mapping[str, Any]) -> bool:
         if old.stem not in made:
             old.unlink()
     for name, columns in made.items():
-        beside = folder / f".tmp-{name}"
-        beside.touch(0o600)
-        parquet.write_table(arrow.table(columns), beside)
-        beside.replace(folder / f"{name}.parquet")
+        with replacing(folder / f"{name}.parquet") as file:
+            parquet.write_table(arrow.table(columns), file)
     return True
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fedsdr.report.figures.svg import LETTER, WIDTH, element, text
+from fedsdr.report.figures.measure import measured
+from fedsdr.report.figures.svg import element, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ def labels(values: Iterable[float]) -> list[str]:
     return [f"{v:.3g}".replace("-", "−") for v in given]
 
 
+def left_of(marks: list[float]) -> float:
+    """Where a plot begins, so that the numbers of its vertical axis have room."""
+    return max(50.0, 10 + max(map(measured, labels(marks)), default=0.0))
+
+
 def vertical(scale: Scale, marks: list[float], left: float, right: float) -> list[Markup]:
     """Horizontal grid lines with their numbers at the left."""
     return [
@@ -82,7 +88,7 @@ def vertical(scale: Scale, marks: list[float], left: float, right: float) -> lis
 def horizontal(scale: Scale, marks: list[float], bottom: float, top: float | None) -> list[Markup]:
     """Numbers below, as many as there is room for, with grid lines up to `top` where wanted."""
     parts, written = list[Markup](), labels(marks)
-    wide = LETTER * max(map(len, written), default=1)
+    wide = max(map(measured, written), default=0.0)
     apart = abs(scale(marks[1]) - scale(marks[0])) if len(marks) > 1 else math.inf
     every = max(1, math.ceil((wide + 8) / apart))
     for place, (value, label) in enumerate(zip(marks, written, strict=True)):
@@ -90,8 +96,7 @@ def horizontal(scale: Scale, marks: list[float], bottom: float, top: float | Non
         if top is not None:
             parts.append(line(x, top, x, bottom))
         if place % every == 0:
-            inside = min(x, WIDTH - 2 - LETTER * len(label) / 2)
-            parts.append(text(inside, bottom + 16, label, anchor="middle", muted=True, size=11))
+            parts.append(text(x, bottom + 16, label, anchor="middle", muted=True, size=11))
     return parts
 
 

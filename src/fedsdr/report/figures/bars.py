@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,14 @@ from markupsafe import Markup
 
 from fedsdr.report.figures import axis
 from fedsdr.report.figures.legend import Swatch, legend
+from fedsdr.report.figures.measure import fitted, measured
 from fedsdr.report.figures.palette import series
-from fedsdr.report.figures.svg import LETTER, WIDTH, Figure, Table, element, frame, shortened, text
+from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, text
 from fedsdr.report.numbers import plain
 
-LEFT, RIGHT, PLOT = 50.0, WIDTH - 12.0, 170.0
+RIGHT, PLOT = WIDTH - 12.0, 170.0
 TABLE_ROWS = 400
-MOST = 24
+MOST = 142.0  # units of a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +44,18 @@ def columns(
     swatches = [Swatch(kind.label, *series(n)[:2], shape="box") for n, kind in enumerate(kinds)]
     keys, high = legend(swatches if len(kinds) > 1 else [], 4, 20)
     top = 22 + high + 6
-    bottom = top + PLOT
+    bottom, left = top + PLOT, axis.left_of(marks)
     y = axis.Scale(marks[0], marks[-1], bottom, top)
-    slot = (RIGHT - LEFT) / max(1, len(classes))
+    slot = (RIGHT - left) / max(1, len(classes))
     wide = max(0.8, min(26.0, slot * 0.76))
     parts = [
         text(4, 13, y_label, muted=True, size=11),
         *keys,
-        *axis.vertical(y, marks, LEFT, RIGHT),
-        axis.line(LEFT, bottom, RIGHT, bottom, strong=True),
+        *axis.vertical(y, marks, left, RIGHT),
+        axis.line(left, bottom, RIGHT, bottom, strong=True),
     ]
     for i, class_ in enumerate(classes):
-        x, base = LEFT + (i + 0.5) * slot - wide / 2, 0.0
+        x, base = left + (i + 0.5) * slot - wide / 2, 0.0
         for n, (kind, value) in enumerate(zip(kinds, rows[i], strict=True)):
             part = wide if stacked else wide / len(kinds)
             at = x if stacked else x + n * part
@@ -61,9 +63,9 @@ def columns(
             height = y(base) - y(base + value)
             parts.append(_bar(at, y(base + value), max(0.4, part - 0.6), height, n, tip))
             base += value if stacked else 0.0
-    parts += _class_labels(classes, slot, bottom)
+    parts += _class_labels(classes, left, slot, bottom)
     parts.append(
-        text((LEFT + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11)
+        text((left + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11)
     )
     table = Table(
         (x_label, *(kind.label for kind in kinds)),
@@ -86,20 +88,21 @@ def lying(
     head: str = "",
 ) -> Figure:
     """One bar a row, its number at its end."""
-    left = 16 + LETTER * max((len(shortened(label, MOST)) for label, _ in entries), default=1)
+    left = 16 + max((measured(fitted(label, MOST)) for label, _ in entries), default=0.0)
+    right = WIDTH - 10 - max((measured(shown(value)) for _, value in entries), default=0.0)
     marks = axis.ticks(0.0, max((value for _, value in entries), default=1.0) or 1.0, 4)
     bottom, row = 8 + 24.0 * len(entries), 24.0
-    x = axis.Scale(marks[0], marks[-1], left, WIDTH - 70.0)
+    x = axis.Scale(marks[0], marks[-1], left, right)
     parts = axis.horizontal(x, marks, bottom, 6)
     for place, (label, value) in enumerate(entries):
         y = 8 + row * place
         parts += [
-            text(left - 6, y + row / 2 + 4, shortened(label, MOST), anchor="end", size=11),
+            text(left - 6, y + row / 2 + 4, fitted(label, MOST), anchor="end", size=11),
             _bar(x(0.0), y + 4, x(value) - x(0.0), row - 8, 0, f"{label}: {shown(value)}"),
             text(x(value) + 6, y + row / 2 + 4, shown(value), size=11),
         ]
     parts.append(
-        text((left + WIDTH - 70) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11)
+        text((left + right) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11)
     )
     table = Table((head, x_label), tuple((label, shown(value)) for label, value in entries))
     return Figure(name, title, reading, frame(name, title, reading, bottom + 42, *parts), table)
@@ -113,12 +116,12 @@ def _bar(x: float, y: float, width: float, height: float, number: int, tip: str)
     )  # fmt: skip
 
 
-def _class_labels(classes: Sequence[str], slot: float, bottom: float) -> list[Markup]:
+def _class_labels(classes: Sequence[str], left: float, slot: float, bottom: float) -> list[Markup]:
     """As many as there is room for."""
-    longest = max((len(c) for c in classes), default=1)
-    every = max(1, -(-round(LETTER * longest + 6) // max(1, int(slot))))
+    longest = max(map(measured, classes), default=0.0)
+    every = max(1, math.ceil((longest + 6) / slot))
     return [
-        text(LEFT + (i + 0.5) * slot, bottom + 16, c, anchor="middle", muted=True, size=11)
+        text(left + (i + 0.5) * slot, bottom + 16, c, anchor="middle", muted=True, size=11)
         for i, c in enumerate(classes)
         if i % every == 0
     ]

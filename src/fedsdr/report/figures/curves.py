@@ -15,7 +15,7 @@ from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, grou
 from fedsdr.report.numbers import plain
 from fedsdr.report.record import natural
 
-LEFT, RIGHT, PLOT = 50.0, WIDTH - 12.0, 186.0
+RIGHT, PLOT = WIDTH - 12.0, 186.0
 MARKS = 1200  # points with a tooltip of their own; with more, lines have one
 GREY = "#b3bac4"
 TABLE_ROWS = 400
@@ -50,8 +50,8 @@ def curves(
     y_marks = axis.ticks(*axis.extent(ys, *(within or ())))
     shown, high = legend(_swatches(lines, others), 4, 20)
     top = 20 + high + 10
-    bottom = top + PLOT
-    x = axis.Scale(min(xs), max(xs), LEFT + 6, RIGHT - 6)
+    bottom, left = top + PLOT, axis.left_of(y_marks)
+    x = axis.Scale(min(xs), max(xs), left + 6, RIGHT - 6)
     y = axis.Scale(y_marks[0], y_marks[-1], bottom, top)
     x_marks = axis.ticks(min(xs), max(xs), 6)
     if whole:
@@ -62,9 +62,9 @@ def curves(
     content = [
         text(4, 13, y_label, muted=True, size=11),
         *shown,
-        *axis.vertical(y, y_marks, LEFT, RIGHT),
+        *axis.vertical(y, y_marks, left, RIGHT),
         *axis.horizontal(x, x_marks, bottom, None),
-        text((LEFT + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11),
+        text((left + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11),
         *(group(_band(line, x, y), class_="band") for line in ordered if line.band),
         *(_drawn(line, x, y, x_label, targets) for line in ordered),
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from fedsdr.report.figures.measure import fitted, measured
 from fedsdr.report.figures.palette import BINS, diverging, sequential
 from fedsdr.report.figures.svg import (
     WIDTH,
@@ -15,7 +16,6 @@ from fedsdr.report.figures.svg import (
     element,
     frame,
     group,
-    shortened,
     text,
 )
 from fedsdr.report.numbers import fixed, plain
@@ -23,6 +23,8 @@ from fedsdr.report.numbers import fixed, plain
 Matrix = Sequence[Sequence[float | None]]
 LABELLED = 40  # rows; of more only every n-th is named
 LARGEST = 38.0
+ROW_NAME, COLUMN_NAME = 106.0, 87.0  # units of a name
+NUMBER, SMALLEST = 10.0, 8.5  # type of the numbers in cells
 TABLE_SIZE = 32  # a larger matrix's table is cut
 
 
@@ -59,16 +61,18 @@ def heatmap(
 ) -> Figure:
     """`shown` writes a value in its cell where there is room, `tip` in the tooltip."""
     told = tip or shown
-    names_wide = 14 + 6.6 * max((len(shortened(r, 16)) for r in rows), default=1)
+    names_wide = 14 + max((measured(fitted(r, ROW_NAME)) for r in rows), default=0.0)
     left = names_wide + 16 * bool(row_label)
     cell = min(LARGEST, (WIDTH - left - 8) / max(1, len(columns)))
     left += (WIDTH - 8 - left - cell * len(columns)) / 2
     height = min(cell, 26.0) if len(rows) != len(columns) else cell
-    turned = any(len(shortened(c, 14)) * 6.6 > cell - 2 for c in columns)
-    names = 8 + (6.2 * max((len(shortened(c, 14)) for c in columns), default=1) if turned else 12)
+    widest = max((measured(fitted(c, COLUMN_NAME)) for c in columns), default=0.0)
+    turned = widest > cell - 2
+    names = 8 + (widest if turned else 12)
     top = 16 * bool(column_label) + names + 4
     bottom = top + height * len(rows)
-    roomy = cell >= 27 and height >= 17
+    number = _type_of_numbers(matrix, colours, shown, cell - 3)
+    roomy = cell >= 27 and height >= 17 and number >= SMALLEST
     parts = list[Markup]()
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
@@ -85,7 +89,7 @@ def heatmap(
                 parts.append(
                     element(
                         "text", shown(value), x=x + cell / 2 - 0.5, y=y + height / 2 + 3.5,
-                        text_anchor="middle", font_size=10,
+                        text_anchor="middle", font_size=number,
                         fill="#ffffff" if strong else "#000000",
                         class_="number strong" if strong else "number",
                     )
@@ -106,6 +110,15 @@ def in_cells(value: float | None) -> str:
     return fixed(value, 2).replace("0.", ".") if value is not None else ""
 
 
+def _type_of_numbers(
+    matrix: Matrix, colours: Colours, shown: Callable[[float | None], str], room: float
+) -> float:
+    """The largest in which all of them fit, those of other rounds too."""
+    ends = (colours.low, colours.high)
+    written = {shown(value) for row in (*matrix, ends) for value in row}
+    return min(NUMBER, room / max(measured(number, 1.0) for number in written))
+
+
 def _titles(
     row_label: str, column_label: str, left: float, turned: float, middle: float
 ) -> list[Markup]:
@@ -123,7 +136,9 @@ def _row_names(rows: Sequence[str], left: float, top: float, height: float) -> l
     every = -(-len(rows) // LABELLED)
     size = 11 if height >= 12 or every > 1 else max(6.0, height)
     return [
-        text(left - 6, top + (i + 0.5) * height + 3.5, shortened(row, 16), anchor="end", size=size)
+        text(
+            left - 6, top + (i + 0.5) * height + 3.5, fitted(row, ROW_NAME), anchor="end", size=size
+        )
         for i, row in enumerate(rows)
         if i % every == 0
     ]
@@ -138,7 +153,7 @@ def _column_names(
     for j, column in enumerate(columns):
         if j % every:
             continue
-        x, label = left + (j + 0.5) * cell, shortened(column, 14)
+        x, label = left + (j + 0.5) * cell, fitted(column, COLUMN_NAME)
         if turned:
             parts.append(text(x + 4, top - 5, label, size=size, turned=True))
         else:
@@ -147,7 +162,8 @@ def _column_names(
 
 
 def _bar(colours: Colours, label: str, left: float, top: float) -> list[Markup]:
-    """What the colours mean."""
+    """What the colours mean: further to the left where the words need the room."""
+    left = max(4.0, min(left, WIDTH - 4 - 140 - measured(label)))
     steps = BINS if colours.around_zero else BINS // 2
     wide = 130 / (steps + 1)
     low, high = colours.low, colours.high

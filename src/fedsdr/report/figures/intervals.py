@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from fedsdr.report.figures import axis
 from fedsdr.report.figures.legend import Swatch, legend
+from fedsdr.report.figures.measure import fitted, measured
 from fedsdr.report.figures.palette import series
-from fedsdr.report.figures.svg import LETTER, WIDTH, Figure, Table, element, frame, shortened, text
+from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, text
 from fedsdr.report.numbers import plain
 
 RIGHT = WIDTH - 14.0
-ROW, MOST = 22.0, 30  # letters of a label
+ROW, MOST = 22.0, 180.0  # units of a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def intervals(
     """`joined` draws a line from the first dot of a row to the last; `zero` one at 0."""
     values = [v for e in entries for d in e.dots for v in (d.value, d.low, d.high)]
     marks = axis.ticks(*axis.extent(values, *within, *((0.0,) if zero else ())))
-    left = 16 + LETTER * max((len(shortened(e.label, MOST)) for e in entries), default=1)
+    left = 16 + max((measured(fitted(e.label, MOST)) for e in entries), default=0.0)
     swatches = [Swatch(kind, *series(n)[:2], shape="dot") for n, kind in enumerate(kinds)]
     keys, high = legend(swatches if len(kinds) > 1 else [], 4, 2)
     top = 8 + high
@@ -61,7 +62,7 @@ def intervals(
         parts.append(axis.line(x(0.0), top, x(0.0), bottom, strong=True))
     for place, entry in enumerate(entries):
         y = top + row * (place + 0.5) + 2
-        parts.append(text(left - 6, y + 4, shortened(entry.label, MOST), anchor="end", size=11))
+        parts.append(text(left - 6, y + 4, fitted(entry.label, MOST), anchor="end", size=11))
         parts += _row(entry, kinds, x, y, joined, shown)
     parts.append(
         text((left + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11)

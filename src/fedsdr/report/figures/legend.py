@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fedsdr.report.figures.svg import LETTER, WIDTH, element, shortened, text
+from fedsdr.report.figures.measure import fitted, measured
+from fedsdr.report.figures.svg import WIDTH, element, text
 
 ROW = 18
+MOST = 260.0  # units that the words of one entry take
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,9 @@ def legend(entries: Sequence[Swatch], left: float, top: float) -> tuple[list[Mar
     """The entries, wrapped to the width, and how high they are together."""
     parts, x, y = list[Markup](), left, top
     for entry in entries:
-        label = shortened(entry.label, 40)
-        wide = 24 + LETTER * len(label) + 12
-        if x > left and x + wide > WIDTH - 4:
+        label = fitted(entry.label, MOST)
+        wide = 22 + measured(label) + 12
+        if x > left and x + wide - 12 > WIDTH - 4:
             x, y = left, y + ROW
         parts += [_swatch(entry, x, y + ROW / 2), text(x + 22, y + ROW / 2 + 4, label, size=11)]
         x += wide

@@ -13,7 +13,7 @@ from fedsdr.report.figures.palette import series
 from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, text
 from fedsdr.report.numbers import plain
 
-LEFT, RIGHT, PLOT = 50.0, WIDTH - 12.0, 240.0
+RIGHT, PLOT = WIDTH - 12.0, 240.0
 MOST = 2000  # points drawn; of more, every n-th
 TABLE_ROWS = 200
 SHAPES = ("circle", "square", "triangle")
@@ -44,15 +44,15 @@ def scatter(
         [Swatch(kind, *series(n)[:2], shape="dot") for n, kind in enumerate(kinds)], 4, 20
     )
     top = 22 + high + 6
-    bottom = top + PLOT
-    x = axis.Scale(x_marks[0], x_marks[-1], LEFT, RIGHT)
+    bottom, left = top + PLOT, axis.left_of(y_marks)
+    x = axis.Scale(x_marks[0], x_marks[-1], left, RIGHT)
     y = axis.Scale(y_marks[0], y_marks[-1], bottom, top)
     parts = [
         text(4, 13, y_label, muted=True, size=11),
         *keys,
-        *axis.vertical(y, y_marks, LEFT, RIGHT),
+        *axis.vertical(y, y_marks, left, RIGHT),
         *axis.horizontal(x, x_marks, bottom, top),
-        text((LEFT + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11),
+        text((left + RIGHT) / 2, bottom + 34, x_label, anchor="middle", muted=True, size=11),
         *(_mark(p, kinds.index(p.kind), x(p.x), y(p.y)) for p in points[::every]),
     ]
     table = Table(

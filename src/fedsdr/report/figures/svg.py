@@ -13,12 +13,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from fedsdr.report.figures.measure import fitted, measured
 from fedsdr.report.safe_text import visible
 
 WIDTH = 420  # units; printed 8.4 cm wide, the column of a paper, its text is 7 points
 FONT = 12
-LETTER = 5.9  # units that a letter takes on average at 11 units of type, rather wide
-SYSTEM = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+EDGE = 2.0  # units of a figure's margin that no words enter
+# Without `system-ui`: where no desktop says what that is, it can be any font of the machine.
+SYSTEM = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 NUMERIC = re.compile(r"|–|[-–−+<]?\s*[\d.,]+(?:e[−+-]?\d+)?(?:\s?(?:%|×|[kMGT]?B|h|min|s)|[ \d])*")
 UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 
@@ -99,9 +101,19 @@ def text(
     turned: bool = False,
     bold: bool = False,
 ) -> Markup:
+    """Words that stay inside of the figure, whatever the font: what is centred too near to an edge
+    is moved, and what has no room is cut."""
+    type_, room = size or FONT, WIDTH - 2 * EDGE
+    if turned:  # upwards from y, or both ways
+        room = y - EDGE if anchor == "start" else 2 * (y - EDGE)
+    elif anchor == "middle":
+        half = min(room, measured(words, type_, bold)) / 2
+        x = min(max(x, EDGE + half), WIDTH - EDGE - half)
+    else:
+        room = WIDTH - EDGE - x if anchor == "start" else x - EDGE
     return element(
         "text",
-        words,
+        fitted(words, room, type_, bold),
         x=x,
         y=y,
         text_anchor=None if anchor == "start" else anchor,
@@ -120,12 +132,6 @@ def group(parts: Iterable[Markup], **attributes: object) -> Markup:
 def anchor(name: str) -> str:
     """An id for HTML from any text; two names that differ may get the same."""
     return UNSAFE.sub("-", name).strip("-").lower() or "x"
-
-
-def shortened(words: str, most: int) -> str:
-    """A label that fits; the whole of it stands in the tooltip and the table."""
-    shown = visible(words)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def _value(value: object) -> str:
