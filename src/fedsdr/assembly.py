@@ -24,6 +24,7 @@ from fedsdr.distill.rewrite import Rewriting
 from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.scoring import HeldOutLoss
+from fedsdr.limits import ASKED, STEPS
 from fedsdr.loop import Row
 from fedsdr.machine import cores
 from fedsdr.model.adapters import adapter_notes, load_adapter
@@ -39,6 +40,7 @@ from fedsdr.parts.views import Rewritten
 from fedsdr.sources import Federation, load_federation, pooled
 from fedsdr.types import ClientData
 
+SMALL = 256  # a rank that is never in the way
 ATLAS_BASE = Path(__file__).parent / "atlas" / "base"
 
 
@@ -99,6 +101,7 @@ def assemble(
     algorithm = chosen_algorithm(recipe, algorithm)
     federation = federation or load_federation(recipe)
     federation, unseen = _hold_back(federation, recipe.data.unseen)
+    _refuse_endless(recipe, federation.clients)
     base = base or open_base(recipe)
     left_out = LeftOut()
     if recipe.data.overlong == "drop" and federation.atlas is None:
@@ -115,6 +118,7 @@ def assemble(
     lora = StackedLora(base, recipe.lora.targets, specs)
     with ExitStack() as undo:
         undo.callback(lora.remove)  # the base is given back as it was if anything below fails
+        _refuse_ranks(lora)
         start = {b: lora.fresh(b, recipe.seed, "init", b) for b in specs}
         if recipe.lora.init is not None:
             if "R" not in start:
@@ -220,6 +224,37 @@ def rewriting_settings(recipe: Recipe) -> Rewriting:
 def _branch(recipe: Recipe, name: str) -> BranchSpec:
     chosen = recipe.lora.S if name == "S" else recipe.lora.R
     return BranchSpec(chosen.rank, chosen.alpha)
+
+
+def _refuse_endless(recipe: Recipe, clients: Sequence[ClientData]) -> None:
+    """Work without end, of which a plan would count every part."""
+    training, many = recipe.training, len(clients)
+    wish = training.participation
+    asked = training.rounds * (many * wish if wish <= 1 else min(many, wish))
+    if asked > ASKED:
+        raise RecipeError(
+            f"training.rounds: {training.rounds:,} rounds of {many:,} clients ask for "
+            f"{asked:,.0f} answers, more than the {ASKED:,} of a run; lower training.rounds or "
+            "training.participation"
+        )
+    rows, batch = max(len(client.train) for client in clients), training.batch
+    steps = training.local_epochs * rows / batch
+    if training.local_steps is None and steps > STEPS:
+        raise RecipeError(
+            f"training.local_epochs: {training.local_epochs:g} passes over {rows:,} rows are "
+            f"{steps:,.0f} steps in a round, more than {STEPS:,}; lower it, or raise training.batch"
+        )
+
+
+def _refuse_ranks(lora: StackedLora) -> None:
+    """A pair A, B of more than a layer's own rank can say nothing more, and fills the memory."""
+    full = max(min(shape) for shape in lora.shapes.values())
+    for branch, layout in lora.layouts.items():
+        if layout.spec.rank > max(full, SMALL):
+            raise RecipeError(
+                f"lora.{branch}.rank: {layout.spec.rank:,} is above the full rank of every adapted "
+                f"layer, {full:,}; lower it"
+            )
 
 
 def _hold_back(federation: Federation, count: int) -> tuple[Federation, tuple[ClientData, ...]]:

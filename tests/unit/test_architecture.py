@@ -22,7 +22,7 @@ LEVELS = (
     {"experiment", "export", "conduct", "assembly", "deployed", "plan", "sources", "results"}
     | {"evaluation", "recorded", "lm_eval_run", "trackers", "standalone", "keepsakes"}
     | {"diagnosis", "known_rewrites", "overlong"},
-    {"config", "tree"},
+    {"config", "limits", "mistakes", "tree"},
     {"loop"},
     {"cohort"},
     {"atlas"},

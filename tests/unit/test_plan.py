@@ -334,7 +334,17 @@ def refusals(wanted: Recipe, base: BaseModel) -> Sequence[str]:
         ({"model.max_length": 10}, ["client 'c0', example 'c0-", "client 'c1'", "max_length (10"]),
         ({"model.max_length": 10}, ["client 'c0' has 0 tokens to train on"]),
         ({"rewriting.max_new_tokens": 1000}, ["client 'c0', example 'c0-", "max_new_tokens"]),
-        ({"training.lr": 1e30, "training.optimizer": "sgd"}, ["no finite number", "float32"]),
+        (
+            {
+                "training.lr": 1000.0,
+                "training.optimizer": "sgd",
+                "training.clip": 1e9,
+                "training.weight_decay": 1000.0,
+                "lora.R.alpha": 1e9,
+                "lora.S.alpha": 1e9,
+            },
+            ["no finite number", "float32"],
+        ),
     ],
     ids=lambda value: "",
 )

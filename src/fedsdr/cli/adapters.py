@@ -130,7 +130,8 @@ def chat(
         typer.Option("--once", metavar="TEXT", help="Ask this, and end.", show_default=False),
     ] = None,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest words.")
+        float,
+        typer.Option("--temperature", min=0.0, max=100.0, help="0: the likeliest words."),
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:

@@ -5,10 +5,14 @@ Nothing heavy (torch, transformers) is imported before a verb needs it, so that 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, cast
 
+import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from fedsdr import __version__
 from fedsdr.cli import (
@@ -24,16 +28,59 @@ from fedsdr.cli import (
     study,
     sweep,
 )
-from fedsdr.cli.printing import complain
-from fedsdr.errors import FedsdrError
+from fedsdr.cli.printing import complain, plain
+from fedsdr.errors import FedsdrError, RecipeError, cut_line, cut_message
+from fedsdr.runs.plain import user_path
+
+
+class Verb(TyperCommand):
+    """Every path that a verb is given is one that can be: `~` is read, and no name is too long."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for word in args:
+            if "\0" in word:
+                raise RecipeError(f"{cut_line(word, 200)!r} holds a NUL character")
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        for param in self.params:
+            name = param.name or ""
+            for value in _each(ctx.params.get(name)):
+                _check(param, value)
+            if isinstance(param.type, click.Path):
+                ctx.params[name] = _expanded(ctx.params.get(name))
+        return super().invoke(ctx)
+
+
+def _each(given: Any) -> Sequence[Any]:
+    return cast("Sequence[Any]", given) if isinstance(given, list | tuple) else [given]
+
+
+def _check(param: click.Parameter, value: Any) -> None:
+    """What click takes for a number, or for text, and nobody can use."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{param.opts[0]}: {value} is no finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise RecipeError(f"{param.opts[0]}: the number is too large")
+
+
+def _expanded(given: Any) -> Any:
+    if isinstance(given, list | tuple):
+        return [_expanded(path) for path in cast("Sequence[Any]", given)]
+    return given if given is None else str(user_path(given, RecipeError))
 
 
 class Verbs(TyperGroup):
     """A user's mistake is a message and exit code 2; a stop from the keyboard is 130."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _in_short():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _in_short():
+                return super().invoke(ctx)
         except FedsdrError as error:
             complain(str(error))
             raise typer.Exit(2) from None
@@ -48,6 +95,16 @@ class Verbs(TyperGroup):
         except KeyboardInterrupt:
             complain("stopped", label="")
             raise typer.Exit(130) from None
+
+
+@contextmanager
+def _in_short() -> Generator[None]:
+    """What is wrong with a command line quotes it, however long and whatever is in it."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.message = cut_message(plain(error.message).plain)
+        raise
 
 
 app = typer.Typer(
@@ -124,4 +181,4 @@ for verb in (
     serve.serve,
     run.purge,
 ):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)

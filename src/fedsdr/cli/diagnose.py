@@ -63,13 +63,18 @@ def diagnose(
             "--examples",
             metavar="N",
             min=1,
+            max=10**6,
             help="Rows of each client, at most, that gradients, losses, states and NLI are of.",
         ),
     ] = 64,
     steps: Annotated[
         int,
         typer.Option(
-            "--steps", metavar="N", min=1, help="Local steps before transfer and CKA are measured."
+            "--steps",
+            metavar="N",
+            min=1,
+            max=10**5,
+            help="Local steps before transfer and CKA are measured.",
         ),
     ] = 20,
     out: Annotated[

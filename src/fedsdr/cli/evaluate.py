@@ -39,6 +39,7 @@ def evaluate(
             "--round",
             metavar="N",
             min=0,
+            max=10**6,
             help="Score the models as they were after this round.",
             show_default="the round chosen on validation data",
         ),
@@ -77,7 +78,11 @@ def evaluate(
     limit: Annotated[
         int | None,
         typer.Option(
-            "--limit", metavar="N", help="Only so many items of each task.", show_default=False
+            "--limit",
+            metavar="N",
+            max=10**9,
+            help="Only so many items of each task.",
+            show_default=False,
         ),
     ] = None,
     rescore: Annotated[
@@ -115,7 +120,12 @@ def evaluate(
     shots: Annotated[
         int | None,
         typer.Option(
-            "--shots", metavar="N", min=0, help="Shots of lm-eval's tasks.", show_default=False
+            "--shots",
+            metavar="N",
+            min=0,
+            max=1000,
+            help="Shots of lm-eval's tasks.",
+            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,

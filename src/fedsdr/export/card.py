@@ -7,13 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import yaml
-
 from fedsdr.config import Recipe
 from fedsdr.data.manifest import ClientRows, read_manifest
 from fedsdr.export.chosen import Chosen
 from fedsdr.model.adapter_config import AdapterConfig
 from fedsdr.recorded import recorded_recipe
+from fedsdr.tree import dump_yaml
 
 # Of these sections, no more than this: the others may say where data and machines are.
 PUBLIC = {
@@ -46,7 +45,7 @@ def model_card(chosen: Chosen, config: AdapterConfig, format: str) -> str:
         ("run", f"`{facts['run']}`, fedsdr {facts['fedsdr']}, torch {facts['torch']}"),
     ]
     parts = [
-        f"---\n{_yaml(header)}---",
+        f"---\n{dump_yaml(header)}---",
         f"# {_cell(base)} + {_cell(results['method'])}",
         _table(("", ""), table),
         "## Scores",
@@ -122,7 +121,7 @@ def _how(chosen: Chosen, config: AdapterConfig) -> list[str]:
         )
     return [
         *told,
-        f"```yaml\n{_yaml(public)}```",
+        f"```yaml\n{dump_yaml(public)}```",
         f"sha256 of the run's own recipe.yaml: `{facts['recipe_sha256']}`.",
     ]
 
@@ -161,10 +160,6 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_paths(inner) for inner in value]
     return LEFT_OUT if isinstance(value, str) and ("/" in value or "\\" in value) else value
-
-
-def _yaml(tree: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _use(config: AdapterConfig, base: str, format: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -62,7 +65,8 @@ def choose_layers(
 ) -> Chosen:
     """Those of the model's linear layers (without its head) that `targets` names. `rigid` are
     those that cannot be replaced in this model, `renamed` those that PEFT will not find."""
-    found, notes = [name for name in layers if _named(targets, model_type)(name)], list[str]()
+    named = _named(targets, layers, model_type)
+    found, notes = [name for name in layers if name in named], list[str]()
     for barred, why in _barred(found, model_type, rigid, renamed):
         if targets not in PRESETS:
             raise RecipeError(
@@ -94,13 +98,12 @@ def renamed_layers(net: PreTrainedModel, layers: Sequence[str]) -> frozenset[str
     return frozenset(name for name in layers if now(name) != name)
 
 
-def _named(targets: str, model_type: str) -> Callable[[str], bool]:
+def _named(targets: str, layers: Sequence[str], model_type: str) -> set[str]:
     if targets == "all-linear":
-        return lambda name: True
+        return set(layers)
     if targets == "attention" or (targets == "default" and model_type not in DEFAULTS):
-        return lambda name: bool(BLOCKS & set(name.split(".")[:-1]))
-    pattern = _pattern(DEFAULTS[model_type] if targets == "default" else targets)
-    return lambda name: bool(pattern.fullmatch(name) or pattern.fullmatch(_tail(name)))
+        return {name for name in layers if BLOCKS & set(name.split(".")[:-1])}
+    return _matching(DEFAULTS[model_type] if targets == "default" else targets, layers)
 
 
 def _barred(
@@ -141,10 +144,49 @@ def _tail(name: str) -> str:
     return name.split(".")[-1]
 
 
-def _pattern(targets: str) -> re.Pattern[str]:
-    """A regular expression that the last part of a layer's dotted name, or all of it, must match in
-    full."""
+def _matching(targets: str, layers: Sequence[str]) -> set[str]:
+    """The layers of which the last part of the dotted name, or all of it, matches in full."""
+    if re.fullmatch(r"[\w.|]+", targets):  # names and dots: no such pattern takes long
+        pattern = re.compile(targets)
+        return {n for n in layers if pattern.fullmatch(n) or pattern.fullmatch(_tail(n))}
+    names = [[name, _tail(name)] for name in layers]
+    command = [sys.executable, "-I", "-S", "-c", _MATCHER]
+    asked = json.dumps([targets, names])
     try:
-        return re.compile(targets)
-    except re.error as error:
-        raise ModelError(f"lora.targets {targets!r} is no regular expression: {error}") from error
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=6)
+    except subprocess.TimeoutExpired:
+        raise _too_slow(targets) from None
+    except OSError as error:
+        raise ModelError(f"lora.targets {targets!r} cannot be matched: {error}") from None
+    if done.returncode:
+        raise _too_slow(targets)
+    found: list[str] | str = json.loads(done.stdout)
+    if isinstance(found, str):
+        raise ModelError(f"lora.targets {targets!r} is no regular expression: {found}")
+    return set(found)
+
+
+# Some patterns take longer than the world will last, and nothing stops `re` once it has begun; so
+# it works in a process of its own, which may take a second and a gigabyte.
+_MATCHER = """
+import json, re, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+targets, layers = json.load(sys.stdin)
+try:
+    pattern = re.compile(targets)
+    found = [names[0] for names in layers if any(map(pattern.fullmatch, names))]
+except (re.error, OverflowError, ValueError) as error:
+    found = str(error)
+except RecursionError:
+    found = "it is nested too deeply"
+print(json.dumps(found))
+"""
+
+
+def _too_slow(targets: str) -> RecipeError:
+    return RecipeError(
+        f"lora.targets {targets!r} takes too long to match; write it without repetitions within "
+        "repetitions, such as q_proj|v_proj"
+    )

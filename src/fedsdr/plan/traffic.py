@@ -12,8 +12,26 @@ from fedsdr.plan.wire import Shape, Wire, numbers
 def count_traffic(experiment: Experiment, asked: Sequence[Sequence[str]]) -> Traffic:
     """`asked`: the clients of each round. With a rule that changes the base, what goes down grows
     from round to round; counted is the most that it can be."""
-    ups = [[_up(experiment, c, n) for c in now] for n, now in enumerate(asked, 1)]
-    downs = [[_down(experiment, c, n, len(now)) for c in now] for n, now in enumerate(asked, 1)]
+    wire, branches, algorithm = _wire(experiment), experiment.branches, experiment.algorithm
+    up, down = dict[tuple[int | None, frozenset[str]], int](), dict[int | None, int]()
+
+    def counted(client: str, round: int, trained: frozenset[str]) -> tuple[int, int]:
+        rank = branches.rank(client)
+        if (rank, trained) not in up:  # the same in most rounds, of which there may be thousands
+            up[rank, trained] = numbers(wire.up(round, rank).values())
+            down[rank] = numbers(wire.down(rank).values())
+        return up[rank, trained], down[rank]
+
+    ups, downs = list[list[int]](), list[list[int]]()
+    for number, now in enumerate(asked, 1):
+        trained = frozenset(algorithm.trained(number))
+        # Each round merges its clients' products, and may take the product of their means out
+        # again.
+        merged = (number - 1) * (len(now) + 1) * wire.ranks.get("R", 0)
+        folded = wire.folded(merged) if number > 1 else 0
+        both = [counted(client, number, trained) for client in now]
+        ups.append([sent * branches.dtype.itemsize for sent, _ in both])
+        downs.append([(sent + folded) * branches.dtype.itemsize for _, sent in both])
     return Traffic(
         max(map(max, ups)),
         max(map(max, downs)),
@@ -26,19 +44,6 @@ def count_traffic(experiment: Experiment, asked: Sequence[Sequence[str]]) -> Tra
 def shared_shapes(experiment: Experiment) -> dict[str, Shape]:
     """Tensor -> shape, of what the server holds before round 1."""
     return _wire(experiment).down()
-
-
-def _up(experiment: Experiment, client_id: str, round: int) -> int:
-    wire, branches = _wire(experiment), experiment.branches
-    return numbers(wire.up(round, branches.rank(client_id)).values()) * branches.dtype.itemsize
-
-
-def _down(experiment: Experiment, client_id: str, round: int, sampled: int) -> int:
-    wire, branches = _wire(experiment), experiment.branches
-    # Each round merges its clients' products, and may take the product of their means out again.
-    folded = wire.folded((round - 1) * (sampled + 1) * wire.ranks["R"]) if round > 1 else 0
-    sent = numbers(wire.down(branches.rank(client_id)).values())
-    return (sent + folded) * branches.dtype.itemsize
 
 
 def _wire(experiment: Experiment) -> Wire:

@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
-from fedsdr.errors import CorruptArtifact, FedsdrError, RunError
+from fedsdr.errors import CorruptArtifact, FedsdrError, RecipeError, RunError
 from fedsdr.report.record import Row, RunRecord, State, natural
 from fedsdr.report.safe_text import LONGEST_SENTENCE, short
 from fedsdr.report.shapes import RESULTS as SCORED
@@ -23,12 +21,12 @@ from fedsdr.report.stored import json_object, shaped, shaped_object, shaped_rows
 from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs import identity
 from fedsdr.runs.lock import LOCK, signed_by
+from fedsdr.tree import load_yaml
 
 __all__ = ["RunRecord", "read_record", "read_records"]
 
 DETAILED = 12  # of so many runs everything is read; of more, what a comparison shows
 SECONDS = fields({"seconds": each(amount)})
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_records(paths: Sequence[Path]) -> list[RunRecord]:
@@ -167,8 +165,8 @@ def _recipe(path: Path, notes: list[str]) -> tuple[str, Row]:
     except FedsdrError as error:
         notes.append(_sentence(error))
     try:
-        tree: Any = yaml.load(text, Loader=LOADER)  # the C loader of safe_load
-    except (yaml.YAMLError, RecursionError):
+        tree: Any = load_yaml(text, identity.RECIPE)
+    except RecipeError:
         notes.append(f"{identity.RECIPE} is no YAML; it is shown as it stands.")
         tree = None
     return text, cast(Row, tree) if isinstance(tree, dict) else {}

@@ -234,7 +234,7 @@ class RunDirectory:
         """The clients whose update is here and whole, with the private state that was stored before
         it; damaged ones are removed, to be redone."""
         whole: set[str] = set()
-        for client_id in safe_names(artifacts_in(self.root / "updates" / round_folder(round))):
+        for client_id in safe_names(artifacts_in(self.inside(f"updates/{round_folder(round)}"))):
             try:
                 _, about = self._load(update_at(client_id, round))
                 state = self._written_as(state_at(client_id, round))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,49 +12,48 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field, ValidationError
 
-from fedsdr.config import Section, in_words
+from fedsdr.config import Section
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.evaluate.verdicts import Contrast
+from fedsdr.limits import Free, Seed, Text, Words
+from fedsdr.mistakes import told
 from fedsdr.sweep.cells import Changes, Sweep, Tune, check_cells
-from fedsdr.tree import apply_change, load_yaml
+from fedsdr.tree import apply_change, read_yaml
 
 LABEL = re.compile(r"[A-Za-z0-9_+~()-][A-Za-z0-9_.+~()-]{0,63}")  # one part of a path, too
-Values = Annotated[list[Any], Field(min_length=1)]
-Seeds = Annotated[list[int], Field(min_length=1)]
+MOST = 10_000  # cells, tuning and all
+Values = Annotated[list[Any], Field(min_length=1, max_length=1000)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000)]
+Grids = Annotated[dict[Text, Values], Field(max_length=100)]
+Changed = Annotated[dict[Text, Free], Field(max_length=1000)]  # by label
 
 
 class TuneChoice(Section):
     seeds: Seeds
-    grid: Annotated[dict[str, Values], Field(min_length=1)]
-    also: Annotated[dict[str, dict[str, Values]], Field(default_factory=dict)]
-    changes: Annotated[dict[str, Any], Field(default_factory=dict)]
+    grid: Annotated[Grids, Field(min_length=1)]
+    also: Annotated[dict[Text, Grids], Field(default_factory=dict)]
+    changes: Annotated[Free, Field(default_factory=dict)]
 
 
 class SweepChoice(Section):
-    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    boosted: Annotated[list[str], Field(default_factory=list)]
-    settings: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
+    methods: Annotated[Changed, Field(min_length=1)]
+    boosted: Annotated[Words, Field(default_factory=list)]
+    settings: Annotated[Changed, Field(default_factory=dict)]
     seeds: Seeds
     tune: TuneChoice | None = None
-    contrasts: Annotated[list[str], Field(default_factory=list)]
+    contrasts: Annotated[list[Text], Field(default_factory=list, max_length=1000)]
     keep_runs: bool = False
 
 
 def read_sweep(path: str | Path, changes: Sequence[str] = ()) -> Sweep:
     """A sweep file with `key.path=value` changes on top, every cell's recipe checked."""
-    file = Path(path).expanduser()
-    try:
-        values = load_yaml(file.read_text(encoding="utf-8-sig"), str(file))
-    except FileNotFoundError:
-        raise RecipeError(f"{file} does not exist; name a recipe with a key `sweep`") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} cannot be read: {error}") from error
+    values = read_yaml(path, "name a recipe with a key `sweep`")
     if not isinstance(values, dict):
-        raise RecipeError(f"{file}: a recipe is a mapping of keys with `sweep` among them")
+        raise RecipeError(f"{path}: a recipe is a mapping of keys with `sweep` among them")
     tree = cast("dict[str, Any]", values)
     for change in changes:
         apply_change(tree, change)
-    return parse_sweep(tree, str(file))
+    return parse_sweep(tree, str(path))
 
 
 def parse_sweep(tree: Mapping[str, Any], name: str = "sweep") -> Sweep:
@@ -177,7 +177,24 @@ def _key_problems(chosen: SweepChoice) -> Iterable[str]:
                 yield f"sweep.{place} cannot change {key!r}; seeds are given in sweep.seeds"
 
 
+def _too_many(chosen: SweepChoice) -> Iterable[str]:
+    """Every cell's recipe is built before the first runs."""
+    tune = chosen.tune
+    boosted = {f"fedsd+{label}": label for label in chosen.boosted}
+    cells = 0
+    for label in (*chosen.methods, *boosted):
+        cells += len(chosen.seeds)
+        if tune is not None:
+            own = tune.also.get(label, tune.also.get(boosted.get(label, ""), {}))
+            grid = (*tune.grid.values(), *own.values())
+            cells += len(tune.seeds) * math.prod(map(len, grid))
+    cells *= max(1, len(chosen.settings))
+    if cells > MOST:
+        yield f"sweep has {cells:,} cells; at most {MOST:,} are run, so make it several sweeps"
+
+
 CHECKS: Sequence[Callable[[SweepChoice], Iterable[str]]] = (
+    _too_many,
     _label_problems,
     _seed_problems,
     _grid_problems,
@@ -189,18 +206,7 @@ def _choice(given: Any, name: str) -> SweepChoice:
     try:
         return SweepChoice.model_validate(given)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{name}: {_explain(e)}" for e in error.errors())) from None
-
-
-def _explain(error: Any) -> str:
-    place = [str(part) for part in error["loc"]]
-    where = ".".join(["sweep", *place])
-    if error["type"] == "extra_forbidden":
-        section = TuneChoice if place[0] == "tune" and len(place) > 1 else SweepChoice
-        known = list(section.model_fields)
-        guess = nearest(place[-1], known)
-        return f"unknown key {where!r}.{guess} Known here: {', '.join(known)}"
-    return f"{where}: {in_words(error)}"
+        raise RecipeError(told(error, SweepChoice, name, "sweep")) from None
 
 
 def _contrasts(texts: Sequence[str], name: str) -> tuple[Contrast, ...]:

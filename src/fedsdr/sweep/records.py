@@ -15,11 +15,12 @@ from fedsdr.loop import ROUNDS
 from fedsdr.results import RunResult
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
+from fedsdr.runs.plain import read_plain
 from fedsdr.runs.timings import TIMINGS
 from fedsdr.sources import Scorer
 from fedsdr.sweep.cells import Cell
 
-FORMAT = 1
+FORMAT, LARGEST = 1, 10**8  # bytes
 NEEDED = ("format", "label", "setting", "seed", "recipe_sha256")
 WHEN_DONE = ("world", "lr", "scores", "steps", "bytes_up", "bytes_down", "seconds", "validation")
 Record = Mapping[str, Any]
@@ -33,10 +34,10 @@ def read_record(out: Path, cell: Cell) -> Record | None:
     """What is known of a cell; None where it is still to be run."""
     path = record_path(out, cell)
     try:
-        found: Any = json.loads(path.read_bytes())
+        found: Any = json.loads(read_plain(path, LARGEST, CorruptArtifact))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptArtifact(
             f"{path} cannot be read ({error}); delete it, and run again"
         ) from None
