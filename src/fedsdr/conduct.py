@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -167,10 +167,7 @@ def _finish(
         "lr": experiment.recipe.training.lr,
         "rounds": outcome.state.round,
         "chosen_rounds": chosen,
-        "bytes_up": sum(r["bytes_up"] for r in rows),
-        "bytes_down": sum(r["bytes_down"] for r in rows),
-        "steps": sum(r["steps"] for r in rows),
-        "tokens": sum(r["tokens"] for r in rows),
+        **{name: _total(rows, name) for name in ("bytes_up", "bytes_down", "steps", "tokens")},
         "scores": summary,
         "clients": scores,
     }
@@ -181,6 +178,13 @@ def _finish(
     write_json_atomic(run.root / RESULTS, results)
     run.amend({SEAL: sealed((run.root / RESULTS).read_bytes())})
     return results
+
+
+def _total(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    values = [row.get(name) for row in rows]  # of an older run nobody has checked them
+    if not all(type(value) in (int, float) for value in values):
+        raise CorruptArtifact(f"{ROUNDS}: a row has no {name!r} that is a number; put it back")
+    return sum(cast("list[float]", values))
 
 
 def _checkpoint(

@@ -198,8 +198,8 @@ def _recover(
     keep_timings(run, number)
     best = _Best(**stored.meta["best"])
     run.drop_checkpoints_after(number)
-    _tidy(run, number, best, number + 1)  # a kill may have come between a checkpoint and this
     run.check_spool(number + 1)
+    _tidy(run, number, best, number + 1)  # a kill may have come between a checkpoint and this
     shared, slots = stored.tensors.get("shared", {}), stored.tensors.get("slots", {})
     return replace(first, round=number, shared=shared, slots=slots), best, written
 

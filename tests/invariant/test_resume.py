@@ -88,7 +88,7 @@ POINTS = {
     "after pruning": Kill(RunDirectory, "drop_spool", 3),
     "after the last round": Kill(RunDirectory, "drop_spool", 4, after=True),
     "in the final scoring": Kill(HeldOutLoss, "score", 11),
-    "between adapters": Kill(adapters, "save_file", 3),
+    "between adapters": Kill(adapters, "write_tensors", 3),
     "before the results": Kill(conduct, "write_json_atomic", 2),
     "results there, run.json not told": Kill(RunDirectory, "amend", 1),
     "results there, answers of one client kept": Kill(RunDirectory, "save_private_rows", 6),

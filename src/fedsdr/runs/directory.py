@@ -14,7 +14,6 @@ Methods that only read change nothing here; those that write are for the holder 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +31,17 @@ from fedsdr.runs.artifact import (
     written_as,
 )
 from fedsdr.runs.files import JSON
+from fedsdr.runs.spots import (
+    checkpoint_at,
+    newest,
+    private_at,
+    round_folder,
+    round_numbers,
+    safe_names,
+    state_at,
+    update_at,
+)
 from fedsdr.types import Tensors
-
-ROUND = re.compile(r"round-([0-9]{5}|[1-9][0-9]{5,})")  # the one way to write each number
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +112,17 @@ class RunDirectory:
     ) -> str:
         """Commit a round, after the clients' states of that round were saved."""
         states = {
-            client_id: newest
+            client_id: last
             for client_id in self._clients()
-            if (newest := _newest(self._state_rounds(client_id), round + 1)) is not None
+            if (last := newest(self._state_rounds(client_id), round + 1)) is not None
         }
-        return self._save(_checkpoint(round), tensors, meta, states=states)
+        return self._save(checkpoint_at(round), tensors, meta, states=states)
 
     def checkpoints(self) -> list[int]:
-        return _rounds(artifacts_in(self.root / "checkpoints"))
+        return round_numbers(artifacts_in(self.root / "checkpoints"))
 
     def load_checkpoint(self, round: int) -> Artifact:
-        return self._load(_checkpoint(round))[0]
+        return self._load(checkpoint_at(round))[0]
 
     def load_latest_checkpoint(self, most: int | None = None) -> tuple[int, Artifact, list[str]]:
         """The newest round (of `most`) of which the checkpoint and the clients' states it counts on
@@ -130,9 +137,9 @@ class RunDirectory:
                 problems.append(f"checkpoint of round {round} cannot be used: the run has {most}")
                 continue
             try:
-                artifact, about = self._load(_checkpoint(round))
+                artifact, about = self._load(checkpoint_at(round))
                 for client_id, state_round in about["states"].items():
-                    self._load(_state(client_id, state_round))
+                    self._load(state_at(client_id, state_round))
             except CorruptArtifact as error:
                 problems.append(f"checkpoint of round {round} cannot be used: {error}")
             else:
@@ -144,15 +151,15 @@ class RunDirectory:
         """Keep the newest `keep` that are checkpoints of this run, and those of the rounds in
         `also`. What only has the name of one must not take the place of one."""
         rounds = self.checkpoints()
-        sound = [round for round in rounds if self._written_as(_checkpoint(round)) is not None]
+        sound = [round for round in rounds if self._written_as(checkpoint_at(round)) is not None]
         for round in set(rounds) - set(sound[max(len(sound) - keep, 0) :]) - set(also):
-            remove_artifact(self.inside(_checkpoint(round)))
+            remove_artifact(self.inside(checkpoint_at(round)))
 
     def drop_checkpoints_after(self, round: int) -> None:
         """Of rounds that a resume trains again: they would crowd out those it makes."""
         for later in self.checkpoints():
             if later > round:
-                remove_artifact(self.inside(_checkpoint(later)))
+                remove_artifact(self.inside(checkpoint_at(later)))
 
     # Private state of the clients
 
@@ -163,25 +170,28 @@ class RunDirectory:
         tensors: Mapping[str, Tensors],
         meta: Mapping[str, JSON],
     ) -> str:
-        return self._save(_state(client_id, round), tensors, meta)
+        return self._save(state_at(client_id, round), tensors, meta)
 
     def load_client_state(self, client_id: str, before_round: int) -> Artifact | None:
         """The newest state from before that round; None for a client that has none yet."""
-        newest = _newest(self._state_rounds(client_id), before_round)
-        return None if newest is None else self._load(_state(client_id, newest))[0]
+        last = newest(self._state_rounds(client_id), before_round)
+        return None if last is None else self._load(state_at(client_id, last))[0]
 
     def prune_client_states(self, under_way: int | None = None) -> None:
-        """Keep what the checkpoints count on, and the states of a round that is under way."""
-        counted = [self._written_as(_checkpoint(round)) for round in self.checkpoints()]
+        """Keep what the checkpoints count on; of a round that is under way, what goes with the
+        updates that wait."""
+        counted = [self._written_as(checkpoint_at(round)) for round in self.checkpoints()]
         needed = {
             (client_id, round)
             for about, _ in filter(None, counted)
             for client_id, round in about["states"].items()
         }
+        waiting = self.spooled(under_way) if under_way is not None else set[str]()
+        needed |= {(client_id, under_way) for client_id in waiting}
         for client_id in self._clients():
             for round in self._state_rounds(client_id):
-                if (client_id, round) not in needed and round != under_way:
-                    remove_artifact(self.inside(_state(client_id, round)))
+                if (client_id, round) not in needed:
+                    remove_artifact(self.inside(state_at(client_id, round)))
 
     # Texts of the clients, beside their states: as private, and no part of any checkpoint
 
@@ -196,12 +206,12 @@ class RunDirectory:
 
     def save_private_facts(self, client_id: str, name: str, facts: Mapping[str, JSON]) -> None:
         """Facts without tensors, as proof against damage as a state."""
-        self._save(_private(client_id, name), {}, facts)
+        self._save(private_at(client_id, name), {}, facts)
 
     def load_private_facts(self, client_id: str, name: str) -> Mapping[str, Any] | None:
         """None where there are none yet."""
-        at = _private(client_id, name)
-        return self._load(at)[0].meta if (self.inside(at)).is_dir() else None
+        at = private_at(client_id, name)
+        return self._load(at)[0].meta if self.inside(at).is_dir() else None
 
     # The spool: updates that have arrived in a round that is not yet committed
 
@@ -212,26 +222,26 @@ class RunDirectory:
         tensors: Mapping[str, Tensors],
         meta: Mapping[str, JSON],
     ) -> str:
-        state = self._written_as(_state(client_id, round))
+        state = self._written_as(state_at(client_id, round))
         return self._save(
-            _update(client_id, round), tensors, meta, state=state[1] if state else None
+            update_at(client_id, round), tensors, meta, state=state[1] if state else None
         )
 
     def load_update(self, client_id: str, round: int) -> Artifact:
-        return self._load(_update(client_id, round))[0]
+        return self._load(update_at(client_id, round))[0]
 
     def spooled(self, round: int) -> set[str]:
         """The clients whose update is here and whole, with the private state that was stored before
         it; damaged ones are removed, to be redone."""
         whole: set[str] = set()
-        for client_id in _safe(artifacts_in(self.inside(f"updates/{_folder(round)}"))):
+        for client_id in safe_names(artifacts_in(self.inside(f"updates/{round_folder(round)}"))):
             try:
-                _, about = self._load(_update(client_id, round))
-                state = self._written_as(_state(client_id, round))
+                _, about = self._load(update_at(client_id, round))
+                state = self._written_as(state_at(client_id, round))
                 if "state" in about and about["state"] != (state[1] if state else None):
                     raise CorruptArtifact("its private state is not the one stored with it")
             except CorruptArtifact:
-                remove_artifact(self.inside(_update(client_id, round)))
+                remove_artifact(self.inside(update_at(client_id, round)))
             else:
                 whole.add(client_id)
         return whole
@@ -241,18 +251,18 @@ class RunDirectory:
         for client_id in self.spooled(round):
             try:
                 if round in self._state_rounds(client_id):
-                    self._load(_state(client_id, round))
+                    self._load(state_at(client_id, round))
             except CorruptArtifact:
-                remove_artifact(self.inside(_update(client_id, round)))
+                remove_artifact(self.inside(update_at(client_id, round)))
 
     def drop_update(self, client_id: str, round: int) -> None:
         remove_artifact(self.inside(_update(client_id, round)))
 
     def drop_spool(self, upto_round: int, under_way: int | None = None) -> None:
         """With a round `under_way`, all but what waits in that one."""
-        for round in _rounds(artifacts_in(self.root / "updates")):
+        for round in round_numbers(artifacts_in(self.root / "updates")):
             if round <= upto_round or (under_way is not None and round != under_way):
-                remove_artifact(self.inside(f"updates/{_folder(round)}"))
+                remove_artifact(self.inside(f"updates/{round_folder(round)}"))
 
     def _save(
         self, at: str, tensors: Mapping[str, Tensors], meta: Mapping[str, JSON], **more: JSON
@@ -280,42 +290,10 @@ class RunDirectory:
         return (about, found[1]) if found and own else None
 
     def _clients(self) -> list[str]:
-        return _safe(artifacts_in(self.root / "clients"))
+        return safe_names(artifacts_in(self.root / "clients"))
 
     def _state_rounds(self, client_id: str) -> list[int]:
-        return _rounds(artifacts_in(self.root / "clients" / files.checked_name(client_id)))
+        return round_numbers(artifacts_in(self.root / "clients" / files.checked_name(client_id)))
 
     def _rows_path(self, file: str) -> Path:
         return self.inside(files.checked_name(file))
-
-
-def _folder(round: int) -> str:
-    return f"round-{round:05d}"
-
-
-def _checkpoint(round: int) -> str:
-    return f"checkpoints/{_folder(round)}"
-
-
-def _state(client_id: str, round: int) -> str:
-    return f"clients/{files.checked_name(client_id)}/{_folder(round)}"
-
-
-def _private(client_id: str, name: str) -> str:
-    return f"clients/{files.checked_name(client_id)}/{files.checked_name(name)}"
-
-
-def _update(client_id: str, round: int) -> str:
-    return f"updates/{_folder(round)}/{files.checked_name(client_id)}"
-
-
-def _rounds(names: Iterable[str]) -> list[int]:
-    return sorted(int(found[1]) for name in names if (found := ROUND.fullmatch(name)))
-
-
-def _newest(rounds: Iterable[int], before: int) -> int | None:
-    return max((round for round in rounds if round < before), default=None)
-
-
-def _safe(names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if files.SAFE_NAME.fullmatch(name))

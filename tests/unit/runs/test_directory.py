@@ -386,11 +386,14 @@ def test_planted_states_get_none_pruned_and_go(run: RunDirectory) -> None:
     planted = {run.root / "clients" / "a" / f"round-{n}" for n in ("00000", "99999")}
     for path in planted:
         path.mkdir()
-    run.save_client_state("a", 4, tensors(4), {})
+    for client_id in ("a", "b"):  # of which b's update has not arrived, so that it trains again
+        run.save_client_state(client_id, 4, tensors(4), {})
+    run.save_update("a", 4, tensors(4), {"weight": 1.0})
     run.prune_client_states(under_way=4)
     assert sorted(os.listdir(run.root / "clients" / "a")) == [
         "round-00002", "round-00003", "round-00004"
     ]  # fmt: skip
+    assert os.listdir(run.root / "clients" / "b") == []
     run.prune_client_states()
     assert sorted(os.listdir(run.root / "clients" / "a")) == ["round-00002", "round-00003"]
     shutil.rmtree(run.root / "checkpoints" / "round-00003")
