@@ -90,12 +90,6 @@ def _temperature(value: float) -> float:
     return value
 
 
-def _temperature(value: float) -> float:
-    if value and not 1e-3 <= value <= 100:
-        raise ValueError("must be 0, which takes the likeliest words, or from 0.001 to 100")
-    return value
-
-
 Text = Annotated[str, Field(max_length=LONGEST), AfterValidator(_text)]
 Place = Annotated[str, Field(min_length=1), AfterValidator(_path)]
 Places = Annotated[dict[Text, Place], Field(max_length=MOST)]  # by client

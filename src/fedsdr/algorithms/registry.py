@@ -41,8 +41,9 @@ def make_algorithm(
                 f"algorithm {name!r} has no option {key!r}; {has}.{nearest(key, known)}"
             )
     algorithm = checked(_factory(name))(**given)
-    if not isinstance(algorithm, Algorithm):  # from a package that is not ours
-        raise RecipeError(f"algorithm {name!r} made a {type(algorithm).__name__}, no Algorithm")
+    made: object = algorithm
+    if not isinstance(made, Algorithm):  # from a package that is not ours
+        raise RecipeError(f"algorithm {name!r} made a {type(made).__name__}, no Algorithm")
     return boosted(algorithm, boost) if boost is not None else algorithm
 
 

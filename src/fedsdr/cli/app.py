@@ -103,7 +103,7 @@ def _in_short() -> Generator[None]:
     try:
         yield
     except click.UsageError as error:
-        error.message = cut_message(plain(error.message).plain)
+        vars(error)["message"] = cut_message(plain(error.message).plain)
         raise
 
 

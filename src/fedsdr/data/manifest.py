@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from fedsdr.data.partition import check_distinct, is_client_id
 from fedsdr.data.text import opened, parse_json, read_text
@@ -77,7 +77,7 @@ def row_digest(example: Example) -> str:
 
 def source_of(path: Path) -> Source:
     with opened(path) as file:
-        return Source(path.name, hashlib.file_digest(file, "sha256").hexdigest())
+        return Source(path.name, hashlib.file_digest(cast("Any", file), "sha256").hexdigest())
 
 
 def manifest_text(clients: Iterable[ClientData], info: ManifestInfo) -> str:

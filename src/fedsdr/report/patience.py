@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -27,7 +28,7 @@ class Patient(H11Protocol):
         self.wait()
         if len(self.connections) > AT_ONCE:
             idle = [c for c in self.connections if isinstance(c, Patient) and not c.reading()]
-            min(idle, key=lambda c: c.since).leave()
+            min(idle, key=_since).leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.alarm is not None:
@@ -50,9 +51,14 @@ class Patient(H11Protocol):
 
     def reading(self) -> bool:
         """Whether it is answering one who has the token."""
-        answering = self.cycle is not None and not self.cycle.response_complete
+        cycle: Any = self.cycle
+        answering = cycle is not None and not cycle.response_complete
         return answering and KNOWN in self.scope
 
     def leave(self) -> None:
         self.connections.discard(self)
         self.transport.abort()
+
+
+def _since(connection: Patient) -> float:
+    return connection.since

@@ -256,7 +256,7 @@ class RunDirectory:
                 remove_artifact(self.inside(update_at(client_id, round)))
 
     def drop_update(self, client_id: str, round: int) -> None:
-        remove_artifact(self.inside(_update(client_id, round)))
+        remove_artifact(self.inside(update_at(client_id, round)))
 
     def drop_spool(self, upto_round: int, under_way: int | None = None) -> None:
         """With a round `under_way`, all but what waits in that one."""

@@ -54,5 +54,6 @@ def _timed(line: bytes) -> tuple[int, str]:
     row = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     number, phase, seconds = (row.get(name) for name in ("round", "phase", "seconds"))
     measured = type(seconds) in (int, float) and math.isfinite(cast("float", seconds))
-    whole = type(number) is int and isinstance(phase, str) and line.endswith(b"\n")
-    return (number, phase) if whole and measured else (-1, "")
+    if type(number) is int and isinstance(phase, str) and line.endswith(b"\n") and measured:
+        return number, phase
+    return -1, ""

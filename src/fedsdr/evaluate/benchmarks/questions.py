@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from fedsdr.data.text import opened
 from fedsdr.distill.generate import Sampling
@@ -55,7 +56,7 @@ class Questions:
         sha = hashlib.sha256()
         for file in self.files:
             with opened(file) as found:
-                sha.update(hashlib.file_digest(found, "sha256").digest())
+                sha.update(hashlib.file_digest(cast("Any", found), "sha256").digest())
         return sha.hexdigest()
 
 
