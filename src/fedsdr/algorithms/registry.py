@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, cast
 
 from fedsdr.algorithms.fedsd import boosted
 from fedsdr.algorithms.options import checked
@@ -41,7 +41,7 @@ def make_algorithm(
                 f"algorithm {name!r} has no option {key!r}; {has}.{nearest(key, known)}"
             )
     algorithm = checked(_factory(name))(**given)
-    made: object = algorithm
+    made = cast("object", algorithm)
     if not isinstance(made, Algorithm):  # from a package that is not ours
         raise RecipeError(f"algorithm {name!r} made a {type(made).__name__}, no Algorithm")
     return boosted(algorithm, boost) if boost is not None else algorithm
