@@ -122,6 +122,7 @@ def plant(run: Path, name: str, kind: str) -> None:
             place.write_text("no folder")
 
 
+@pytest.mark.timeout(0)  # as many as are asked for
 def test_nothing_leads_out_of_a_run(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
