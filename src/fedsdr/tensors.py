@@ -54,7 +54,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return typed or "allocate memory" in str(error)
 
 
-def within_memory(action: Callable[[], T], less: Callable[[], None]) -> T:
+def within_memory(action: Callable[[], T], less: Callable[[], object]) -> T:
     """Where memory runs out, the whole of it again, with less at a time: `less` sees to that, or
     says that there is no less."""
     while True:

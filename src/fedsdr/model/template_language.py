@@ -103,7 +103,7 @@ def compiled(text: str) -> Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     cast("dict[str, Any]", environment.filters)["tojson"] = tojson
-    environment.globals.update(
+    cast("dict[str, Any]", environment.globals).update(
         raise_exception=raise_exception,
         strftime_now=strftime_now,
         dict=Dictionary(),
