@@ -31,7 +31,7 @@ BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 def checked(factory: Callable[P, Algorithm]) -> Callable[P, Algorithm]:
     """The same factory, which refuses options of another type or out of range by name."""
-    strict = validate_call(config=ConfigDict(strict=True))(factory)
+    strict: Callable[..., Algorithm] = validate_call(config=ConfigDict(strict=True))(factory)
     takes = inspect.signature(factory)
 
     @wraps(factory)
@@ -65,7 +65,8 @@ def shown(value: object) -> str:
 def _in_words(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     option, given = "algorithm." + ".".join(map(str, first["loc"])), shown(first["input"])
+    limits = first.get("ctx", {})
     for bound, words in BOUNDS.items():
-        if bound in first.get("ctx", {}):
-            return f"{option} must be {words} {first['ctx'][bound]:g}, it is {given}"
+        if bound in limits:
+            return f"{option} must be {words} {limits[bound]:g}, it is {given}"
     return f"{option}: {first['msg']} (given: {given})"

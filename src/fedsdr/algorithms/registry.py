@@ -40,7 +40,7 @@ def make_algorithm(
             raise RecipeError(
                 f"algorithm {name!r} has no option {key!r}; {has}.{nearest(key, known)}"
             )
-    algorithm = checked(_factory(name))(**given)
+    algorithm: Any = checked(_factory(name))(**given)
     if not isinstance(algorithm, Algorithm):  # from a package that is not ours
         raise RecipeError(f"algorithm {name!r} made a {type(algorithm).__name__}, no Algorithm")
     return boosted(algorithm, boost) if boost is not None else algorithm
