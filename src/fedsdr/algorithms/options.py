@@ -65,7 +65,8 @@ def shown(value: object) -> str:
 def _in_words(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     option, given = "algorithm." + ".".join(map(str, first["loc"])), shown(first["input"])
+    limits = first.get("ctx", {})
     for bound, words in BOUNDS.items():
-        if (limit := first.get("ctx", {}).get(bound)) is not None:
-            return f"{option} must be {words} {limit:g}, it is {given}"
+        if bound in limits:
+            return f"{option} must be {words} {limits[bound]:g}, it is {given}"
     return f"{option}: {first['msg']} (given: {given})"

@@ -40,10 +40,9 @@ def make_algorithm(
             raise RecipeError(
                 f"algorithm {name!r} has no option {key!r}; {has}.{nearest(key, known)}"
             )
-    algorithm = checked(_factory(name))(**given)
-    made = cast("object", algorithm)
-    if not isinstance(made, Algorithm):  # from a package that is not ours
-        raise RecipeError(f"algorithm {name!r} made a {type(made).__name__}, no Algorithm")
+    algorithm: Any = checked(_factory(name))(**given)
+    if not isinstance(algorithm, Algorithm):  # from a package that is not ours
+        raise RecipeError(f"algorithm {name!r} made a {type(algorithm).__name__}, no Algorithm")
     return boosted(algorithm, boost) if boost is not None else algorithm
 
 
