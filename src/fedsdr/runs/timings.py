@@ -52,8 +52,8 @@ def _timed(line: bytes) -> tuple[int, str]:
     except (ValueError, RecursionError):
         return -1, ""
     row = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-    number, phase, seconds = (row.get(name) for name in ("round", "phase", "seconds"))
-    measured = type(seconds) in (int, float) and math.isfinite(cast("float", seconds))
-    if type(number) is int and isinstance(phase, str) and line.endswith(b"\n") and measured:
-        return number, phase
-    return -1, ""
+    number, phase, seconds = row.get("round"), row.get("phase"), row.get("seconds")
+    if type(number) is not int or not isinstance(phase, str) or not line.endswith(b"\n"):
+        return -1, ""
+    measured = isinstance(seconds, int | float) and math.isfinite(seconds)
+    return (number, phase) if measured else (-1, "")
