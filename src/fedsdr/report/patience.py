@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 PATIENCE = 10.0  # seconds for a request, from the connection or the last answer on
 AT_ONCE = 100  # connections
@@ -26,7 +26,8 @@ class Patient(H11Protocol):
         super().connection_made(transport)
         self.wait()
         if len(self.connections) > AT_ONCE:
-            idle = [c for c in self.connections if isinstance(c, Patient) and not c.reading()]
+            others = [c for c in self.connections if isinstance(c, Patient)]
+            idle: list[Patient] = [c for c in others if not c.reading()]
             min(idle, key=lambda c: c.since).leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -50,8 +51,8 @@ class Patient(H11Protocol):
 
     def reading(self) -> bool:
         """Whether it is answering one who has the token."""
-        answering = self.cycle is not None and not self.cycle.response_complete
-        return answering and KNOWN in self.scope
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first
+        return cycle is not None and not cycle.response_complete and KNOWN in self.scope
 
     def leave(self) -> None:
         self.connections.discard(self)
