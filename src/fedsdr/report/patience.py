@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 PATIENCE = 10.0  # seconds for a request, from the connection or the last answer on
 AT_ONCE = 100  # connections
@@ -51,8 +51,8 @@ class Patient(H11Protocol):
 
     def reading(self) -> bool:
         """Whether it is answering one who has the token."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first
-        return cycle is not None and not cycle.response_complete and KNOWN in self.scope
+        answering = bool(self.cycle) and not self.cycle.response_complete  # None before the first
+        return answering and KNOWN in self.scope
 
     def leave(self) -> None:
         self.connections.discard(self)
