@@ -319,13 +319,12 @@ def serving(name: str, seed: int) -> Generator[tuple[str, bytearray]]:
 
     def talk(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            asked = b""
-            while b"\r\n\r\n" not in asked:
-                asked += connection.recv(1 << 16)
-            head, _, body = asked.partition(b"\r\n\r\n")
-            missing = int(head.lower().partition(b"content-length: ")[2].split()[0]) - len(body)
-            while missing > 0:
-                missing -= len(connection.recv(missing))
+            asked = connection.makefile("rb")
+            length = 0
+            while (line := asked.readline()) not in (b"\r\n", b""):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split()[1])
+            asked.read(length)
             began, pieces = time.monotonic(), REPLIES[name](Random(seed))
             for piece in pieces:
                 if time.monotonic() - began > TIMEOUT + GRACE or ended.is_set():

@@ -27,8 +27,9 @@ class Patient(H11Protocol):
         super().connection_made(transport)
         self.wait()
         if len(self.connections) > AT_ONCE:
-            idle = [c for c in self.connections if isinstance(c, Patient) and not c.reading()]
-            min(idle, key=_since).leave()
+            others = [c for c in self.connections if isinstance(c, Patient)]
+            idle: list[Patient] = [c for c in others if not c.reading()]
+            min(idle, key=lambda c: c.since).leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.alarm is not None:
@@ -51,8 +52,7 @@ class Patient(H11Protocol):
 
     def reading(self) -> bool:
         """Whether it is answering one who has the token."""
-        cycle: Any = self.cycle
-        answering = cycle is not None and not cycle.response_complete
+        answering = bool(self.cycle) and not self.cycle.response_complete  # None before the first
         return answering and KNOWN in self.scope
 
     def leave(self) -> None:
