@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import Any
 
 from fedsdr.algorithms.fedsd import boosted
 from fedsdr.algorithms.options import checked

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
