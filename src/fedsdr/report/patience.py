@@ -57,7 +57,3 @@ class Patient(H11Protocol):
     def leave(self) -> None:
         self.connections.discard(self)
         self.transport.abort()
-
-
-def _since(connection: Patient) -> float:
-    return connection.since
