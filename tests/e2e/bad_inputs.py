@@ -7,6 +7,7 @@ them all; bad_input_table.py writes down what is printed.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -279,7 +280,7 @@ LINES = {
         row({"id": LONG, "prompt": "a", "response": "b"}),
     ),
     "a prompt of 1 MB": Case(
-        "", TRAIN, "example 'd-21': its prompt alone fills model.max_length",
+        "", TRAIN, "example 'd-21': the prompt alone fills model.max_length",
         row({"prompt": LONG, "response": "b"}),
     ),
     "an answer of 1 MB, to be rewritten": Case(
@@ -406,6 +407,143 @@ RESULTS = {
                      "--set", "algorithm.name=fedavg"),
     ),
 }  # fmt: skip
+
+
+def pipe(name: str) -> Change:
+    def change() -> None:
+        Path(name).unlink(missing_ok=True)
+        os.mkfifo(name)
+
+    return change
+
+
+def edited(name: str, old: str, new: str) -> Change:
+    """The first place of a file where it says that says something else."""
+
+    def change() -> None:
+        text = Path(name).read_text()
+        assert old in text
+        Path(name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def linked(name: str) -> Change:
+    """A folder of the run lies elsewhere, and a link in its place."""
+
+    def change() -> None:
+        shutil.move(name, "elsewhere")
+        Path(name).symlink_to(Path("elsewhere").absolute())
+
+    return change
+
+
+def config(**changes: Any) -> Change:
+    def change() -> None:
+        path = Path("model/config.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def indexed() -> None:
+    """The weights' index names a file that only a pickle reader could open."""
+    Path("model/good.bin").write_bytes(b"\x80\x04.")
+    names = dict.fromkeys(load_file("model/model.safetensors"), "good.bin")
+    shutil.move("model/model.safetensors", "model/part.safetensors")
+    index = {"metadata": {}, "weight_map": names}
+    Path("model/model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def dropout() -> None:
+    path = Path("model/tokenizer.json")
+    values = json.loads(path.read_text())
+    values["model"]["dropout"] = 0.1
+    path.write_text(json.dumps(values))
+
+
+def text(content: str) -> Change:
+    return lambda: Path("recipe.yaml").write_text(content)
+
+
+BOMB = "\n".join(
+    [f"a0: &a0 [{', '.join(['x'] * 9)}]"]
+    + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+)
+HOSTILE = {
+    "a named pipe for rows": Case(
+        "d.jsonl is a FIFO", PLAN, "d.jsonl: is a named pipe, not a file", pipe("d.jsonl")
+    ),
+    "a named pipe for a recipe": Case(
+        "recipe.yaml is a FIFO", PLAN, "recipe.yaml: is a named pipe, not a file",
+        pipe("recipe.yaml"),
+    ),
+    "a device for a recipe": Case("/dev/zero", ("plan", "/dev/zero"), "is a device, not a file"),
+    "nobody's home": Case("~nobody-here", ("plan", "~nobody-here/r.yaml"), "no user of that name"),
+    "aliases of aliases": Case(
+        "9^9 values by YAML aliases", PLAN, "more than 50,000 keys and values", text(BOMB)
+    ),
+    "an octal of old": Case(
+        "seed: 010", PLAN, "seed: Input should be a valid integer (given: '010')",
+        text(RECIPE + "seed: 010"),
+    ),
+    "a rate beyond all": Case(
+        "", (*PLAN, "--set", "training.lr=1e300"), "training.lr: Input should be less than"
+    ),
+    "a pattern that backtracks": Case(
+        "", (*PLAN, "--set", "lora.targets=(.|.)*(.|.)*z"), "takes too long to match"
+    ),
+    "a key twice": Case(
+        '"response" twice', PLAN, "d.jsonl, line 21: not valid JSON: key 'response' is given twice",
+        row(b'{"prompt": "a", "response": "b", "response": "c"}'),
+    ),
+    "a line of 11 MB": Case(
+        "", PLAN, "d.jsonl, line 21: is longer than the 10 MB that a record may have",
+        row(b'{"prompt": "' + b"a" * 11_000_000 + b'", "response": "b"}'),
+    ),
+    "an index that names a pickle": Case("good.bin", PLAN, "weight_map names 'good.bin'", indexed),
+    "an adapter inside a model": Case(
+        "model/adapter_config.json", PLAN, "beside the model, which would be worn unasked",
+        lambda: shutil.copy("run/adapters/global/adapter_config.json", "model"),
+    ),
+    "ten million layers": Case(
+        "config.json", PLAN, "'num_hidden_layers' is 10000000", config(num_hidden_layers=10**7)
+    ),
+    "a tokenizer that draws": Case(
+        "BPE dropout", PLAN, "model.dropout is 0.1: the same text would be cut another way", dropout
+    ),
+    "a template without end": Case(
+        "three nested loops", PLAN, "takes longer than",
+        template(3 * "{% for i in range(99999) %}" + 3 * "{% endfor %}"),
+    ),
+}  # fmt: skip
+CHANGED = {
+    "a row edited": Case(
+        'rounds.jsonl says "lr": 0.004', ("resume", "run", "--json"), "run/rounds.jsonl: line 1",
+        edited("run/rounds.jsonl", '"lr": 0.003', '"lr": 0.004'),
+    ),
+    "a round that is no number": Case(
+        '"round": "one"', ("resume", "run", "--json"), "run/rounds.jsonl: it ends after line 0",
+        edited("run/rounds.jsonl", '"round": 1', '"round": "one"'),
+    ),
+    "purge through a link": Case(
+        "run/adapters leads elsewhere", ("purge", "run", "--yes"),
+        "run/adapters is a symbolic link", linked("run/adapters"),
+    ),
+    "resume through a link": Case(
+        "run/checkpoints leads elsewhere", ("resume", "run"),
+        "run/checkpoints is a symbolic link", linked("run/checkpoints"),
+    ),
+    "a report over a run's file": Case(
+        "", ("report", "run", "--out", "run/run.json"), "run/run.json is run.json of the run"
+    ),
+    "a rewriting into a run": Case(
+        "", ("distill", "recipe.yaml", "--out", "run"), "run holds a run; choose another place"
+    ),
+    "a run in a run": Case(
+        "", ("train", "recipe.yaml", "--out", "run/x"), "lies in the run"
+    ),
+}  # fmt: skip
 GROUPS = {
     "Models and tokenizers": TOKENIZERS,
     "Adapters": ADAPTERS,
@@ -413,5 +551,7 @@ GROUPS = {
     "Devices and numbers": DEVICES,
     "Endpoints": ENDPOINTS,
     "Results": RESULTS,
+    "Hostile files": HOSTILE,
+    "Runs": CHANGED,
 }
 CASES = {kind: case for group in GROUPS.values() for kind, case in group.items()}
