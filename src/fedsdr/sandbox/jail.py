@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import ctypes
 import json
 import os
@@ -126,6 +127,8 @@ def program(code: str, side: Side) -> str:
     sys.argv = ["program"]
     try:
         exec(compile(code, "program", "exec", dont_inherit=True), module.__dict__)
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # it closed its output
+            sys.stdout.flush()  # it is killed when its tests are over
         side.offer(module)
         side.serve()
     except SystemExit:
