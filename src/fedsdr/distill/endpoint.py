@@ -101,6 +101,8 @@ class Line:
             with self._pool.stream(
                 "POST", self._url, headers=self._headers, content=json.dumps(body).encode()
             ) as response:
+                if response.extensions["http_version"] not in (b"HTTP/1.0", b"HTTP/1.1"):
+                    raise BadReply("it does not speak HTTP as it should")
                 answer = Answer(response.status, response.headers)
                 for piece in response.iter_stream():
                     answer.body += piece
