@@ -262,8 +262,10 @@ class Swollen:
 
     def __call__(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
         end = Mean()(state, updates)
-        layers = {n[2:-2] for n in end.shared if n.startswith("R/")}
-        wide = {f"P/{layer}.{h}": torch.zeros(99, 99) for layer in layers for h in "AB"}
+        wide = dict[str, Tensor]()
+        for name, tensor in end.shared.items():
+            shape = (99, tensor.shape[1]) if name.endswith(".A") else (tensor.shape[0], 99)
+            wide[f"P/{name[2:]}"] = torch.zeros(shape)
         return replace(end, shared={**end.shared, **wide})
 
 

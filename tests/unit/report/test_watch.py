@@ -26,7 +26,8 @@ def only(library: Library) -> str:
 def test_runs_are_found_wherever_they_lie_but_not_within_each_other(tmp_path: Path) -> None:
     for name in ("seed10", "seed9", "demo/fedavg", "sweep/work/cells/all/fedavg/1/run"):
         under_way(tmp_path / name, 1)
-    under_way(tmp_path / "seed9" / "kept", 1)
+    under_way(tmp_path / ".made", 1)  # none can be begun within another
+    (tmp_path / ".made").rename(tmp_path / "seed9" / "kept")
     under_way(tmp_path / ".hidden", 1)
     (tmp_path / "empty").mkdir()
     found = ["demo/fedavg", "seed9", "seed10", "sweep/work/cells/all/fedavg/1/run"]

@@ -107,7 +107,6 @@ USES: dict[str, Use] = {
     "a client's texts": lambda run, name: run.save_private_rows(name, "x.jsonl", [{"a": 1}]),
     "a private file": lambda run, name: run.save_private_rows("a", name, [{"a": 1}]),
     "rows": lambda run, name: run.append_row(name, {"round": 1}),
-    "rows, dropped": lambda run, name: run.keep_rows(name, 0),
     "tensors": lambda run, name: save_artifact(run.root / "x", {name: {}}, {}),
     "a checkpoint's tensors": lambda run, name: run.save_checkpoint(9, {name: {}}, {}),
     "a deployed mix": lambda run, name: Finished.open(run.root).chosen(name),

@@ -116,7 +116,8 @@ def _type_of_numbers(
     """The largest in which all of them fit, those of other rounds too."""
     ends = (colours.low, colours.high)
     written = {shown(value) for row in (*matrix, ends) for value in row}
-    return min(NUMBER, room / max(measured(number, 1.0) for number in written))
+    widest = max(measured(number, 1.0) for number in written)
+    return min(NUMBER, room / widest) if widest else NUMBER  # some write nothing into cells
 
 
 def _titles(
