@@ -71,10 +71,9 @@ def train_family(name: str, root: Path) -> Ran:
 
 
 def losses(ran: Ran) -> list[float]:
-    """On the rows trained on, a round each."""
-    return [
-        row["loss"] for row in map(json.loads, (ran.run / "rounds.jsonl").open()) if row["round"]
-    ]
+    """Of S on the rows it trains on, a round each; that of R also moves with S."""
+    rows = map(json.loads, (ran.run / "rounds.jsonl").open())
+    return [row["other_losses"]["S on rewritten"]["mean"] for row in rows]
 
 
 def resumed(ran: Ran, directory: Path) -> bool:
