@@ -66,7 +66,8 @@ def load_yaml(text: str, name: str) -> Any:
         return _Reader(text, name).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark is not None else ""
+        last = text.rstrip().count("\n")  # what ends too early ends on its last line
+        line = f", line {min(mark.line, last) + 1}" if mark is not None else ""
         raise RecipeError(f"{name}{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{name}: not valid YAML: {error}") from None

@@ -188,7 +188,7 @@ DATA: dict[str, tuple[str, str | bytes, str, str]] = {
     ),
     "empty client": ("d.jsonl", "\n\n", "files: {a: d.jsonl}", "d.jsonl: is empty"),
     "same client twice": ("d.jsonl", ROWS, "files: {a/b: d.jsonl, a-b: d.jsonl}", "a-b"),
-    "NUL in a path": ("d.jsonl", ROWS, 'file: "a\\0b"', "there is no such file"),
+    "NUL in a path": ("d.jsonl", ROWS, 'file: "a\\0b"', "holds a NUL character"),
     "a folder": ("d.jsonl", ROWS, "file: .", "is a directory"),
 }
 

@@ -311,7 +311,7 @@ def test_without_pyarrow_the_figures_are_there(
         (["--only", "jss"], "'jss' is no measure; there are js, tfidf"),
         (["--pairs", "x.jsonl", "--rewritten"], "--pairs names the rewrites"),
         (["--pairs", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
-        (["--nli", "nowhere"], "nowhere: there is no config.json"),
+        (["--nli", "nowhere"], "nowhere: no config.json, so this is not a"),
     ],
 )
 def test_what_cannot_be(recipe: Path, arguments: list[str], said: str) -> None:
@@ -322,7 +322,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert "holds no run" in refused("diagnose", tmp_path)
 
 
-@pytest.mark.parametrize("unseen", [2, 3, 7, 10**6])
+@pytest.mark.parametrize("unseen", [2, 3, 7, 10_000])
 def test_more_unseen_clients_than_there_are_leave_none(
     unseen: int, tiny_folder: Path, tmp_path: Path
 ) -> None:

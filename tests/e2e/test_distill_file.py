@@ -145,7 +145,7 @@ def test_dead_in_the_middle_and_alive_again(tmp_path: Path) -> None:
         assert "Ada" not in stopped.output
     with serving() as server:
         well("distill", file, *remote(server.url), *told)
-        assert len(server.bodies) == 10
+        assert 10 <= len(server.bodies) <= 17  # and what was under way when it stopped
 
 
 @pytest.mark.parametrize("client", ["c0_general_alpaca", "c6_tools"])
