@@ -156,6 +156,7 @@ TEMPLATES = {
     "an escape by format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}" + FINE,
     "an import": "{% include '/etc/passwd' %}" + FINE,
     "a global": "{{ cycler.__init__.__globals__.os.system('true') }}" + FINE,
+    "padding": "{{ 'a'.ljust(10**11) }}" + FINE,
     "nothing": "",
     "no end": "{% for m in messages %}{{ m.content",
     "an error": "{{ 1 // 0 }}" + FINE,
@@ -282,9 +283,6 @@ CASES: dict[str, Change] = {
     "another that is not there": part(
         "post_processor", type="BertProcessing", sep=["x", 10**9], cls=["y", 2**31]
     ),
-    "padding": edited(TOKENIZER, padding={
-        "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None,
-        "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}),
     "truncation": edited(TOKENIZER, truncation={
         "direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 10**9}),
     "a decoder": part("decoder", type="Strip", content="ab", start=2**40, stop=-1),
@@ -323,7 +321,17 @@ EITHER: dict[str, Change] = {
         "normalizer", type="Replace", pattern={"Regex": "(a*)*(a*)*(a*)*b"}, content="b"
     ),
     "parts that nest": edited(TOKENIZER, normalizer=deep(60)),
-    "padding": "{{ 'a'.ljust(10**11) }}" + FINE,
+    "a tokenizer's padding": edited(
+        TOKENIZER,
+        padding={
+            "strategy": {"Fixed": 10**12},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "x",
+        },
+    ),
     "quantised": edited(CONFIG, quantization_config={"quant_method": "bitsandbytes"}),
 }
 
