@@ -17,7 +17,9 @@ TESTS = Path(__file__).parent
 UNIT = str(TESTS / "unit")
 OTHERS = [str(f) for f in sorted(TESTS.iterdir()) if f.is_dir() and list(f.rglob("test_*.py"))]
 OTHERS.remove(UNIT)
+PAGES = [str(f) for f in sorted((TESTS / "e2e").glob("test_report_*.py"))]
 SEEN = f"--ignore={TESTS / 'unit' / 'test_architecture.py'}"  # run first, by `make test`
+NO_PAGES = [f"--ignore={file}" for file in PAGES]
 PYTEST = [sys.executable, "-m", "pytest", SEEN]
 
 
@@ -26,9 +28,11 @@ def main() -> int:
         return subprocess.run([*PYTEST, UNIT, *OTHERS], check=False).returncode
     with tempfile.TemporaryFile() as kept:
         # A browser or a model that it started has to end with it: no new session.
-        second = subprocess.Popen([*PYTEST, *OTHERS], stdout=kept, stderr=subprocess.STDOUT)
+        second = subprocess.Popen(
+            [*PYTEST, *NO_PAGES, *OTHERS], stdout=kept, stderr=subprocess.STDOUT
+        )
         try:
-            first = subprocess.run([*PYTEST, UNIT], check=False)
+            first = subprocess.run([*PYTEST, UNIT, *PAGES], check=False)
             second.wait()
         finally:
             second.terminate()
