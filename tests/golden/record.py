@@ -52,7 +52,15 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
 }
 # Of a run's files, those that hold a clock, a name drawn anew, or a digest of such.
-OWN = ("run.json", "results.json", "recipe.yaml", "timings.jsonl", "ledger.jsonl", "lock")
+OWN = (
+    "run.json",
+    "results.json",
+    "recipe.yaml",
+    "timings.jsonl",
+    "ledger.jsonl",
+    "lock",
+    "state.json",
+)
 
 
 def run(method: str, out: Path, dtype: str = "float64", threads: int = 1) -> dict[str, Any]:
