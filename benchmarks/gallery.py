@@ -5,7 +5,8 @@
 
 The demo's three methods on each seed, into runs/gallery/seed-S; a run that is there is not made
 again, one that was stopped goes on. Printed: each page's bytes, the seconds to write it, and the
-milliseconds until a headless Chromium has loaded it (median of five).
+milliseconds until a headless Chromium has loaded it (median of five). From the repository's root,
+to which the paths that the pages show are relative.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from fedsdr.evaluate.verdicts import Contrast
 from fedsdr.report.page import PageOptions, render_report
 from fedsdr.report.read import read_records
 
-ROOT = Path(__file__).parents[1]
 # The three that the methods' paper is about; named before the runs were made.
 CONTRASTS = (
     "fedsd:global > fedavg:global on recall",
@@ -38,8 +38,8 @@ WIDTHS = {"wide": 1280, "narrow": 390}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "gallery")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "gallery")
+    parser.add_argument("--runs", type=Path, default=Path("runs/gallery"))
+    parser.add_argument("--out", type=Path, default=Path("docs/gallery"))
     parser.add_argument("--pages-only", action="store_true")
     asked = parser.parse_args()
     seeds = range(1, asked.seeds + 1)
@@ -90,14 +90,14 @@ def show(browser: Browser, page: Path, folders: list[Path]) -> None:
             tab = browser.new_page(
                 viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=1
             )
-            tab.goto(page.as_uri())
+            tab.goto(page.resolve().as_uri())
             tab.screenshot(path=page.with_name(f"{page.stem}-{word}-{scheme}.png"))
             tab.close()
 
 
 def load(browser: Browser, page: Path) -> float:
     tab = browser.new_page()
-    tab.goto(page.as_uri())
+    tab.goto(page.resolve().as_uri())
     spent = tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
     tab.close()
     return float(spent)

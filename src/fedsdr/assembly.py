@@ -38,7 +38,7 @@ from fedsdr.optimizer import LocalSettings
 from fedsdr.overlong import LeftOut, leave_out
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.views import Rewritten
-from fedsdr.sources import Federation, load_federation, pooled
+from fedsdr.sources import Federation, hold_back, load_federation, pooled
 from fedsdr.types import ClientData
 
 SMALL = 256  # a rank that is never in the way
@@ -260,17 +260,6 @@ def _refuse_ranks(lora: StackedLora) -> None:
                 f"lora.{branch}.rank: {layout.spec.rank:,} is above the full rank of every adapted "
                 f"layer, {full:,}; lower it"
             )
-
-
-def hold_back(federation: Federation, count: int) -> tuple[Federation, tuple[ClientData, ...]]:
-    """The last `count` clients never train."""
-    clients = federation.clients
-    if count < 0:
-        raise RecipeError(f"data.unseen: {count} is no number of clients")
-    if count >= len(clients):
-        raise RecipeError(f"data.unseen: {count} of {len(clients)} clients leaves none to train")
-    trained = len(clients) - count
-    return replace(federation, clients=clients[:trained]), clients[trained:]
 
 
 def _begin(like: Tensor, how: str, start: Mapping[str, Tensor]) -> Tensor:

@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from fedsdr.atlas.size import CLIENTS, EXAMPLES, MOST_EXAMPLES
 from fedsdr.distill.hosts import refusal
 from fedsdr.errors import RecipeError
 from fedsdr.limits import (
-    EXAMPLES,
     MOST,
     Batch,
     Clients,
@@ -78,7 +78,7 @@ class Atlas(Section):
 
     preset: Literal["mild", "medium", "severe", "iid"] = "medium"
     clients: Clients | None = None
-    examples: Annotated[int, Field(ge=5, le=EXAMPLES)] | None = None
+    examples: Annotated[int, Field(ge=5, le=MOST_EXAMPLES)] | None = None
     style_skew: Share | None = None
     domain_skew: Share | None = None
     quantity_skew: Annotated[float, Field(ge=0, le=10)] | None = None
@@ -88,11 +88,11 @@ class Atlas(Section):
 
     @model_validator(mode="after")
     def can_be_built(self) -> Atlas:
-        clients, examples = self.clients or 8, self.examples or 50
-        if clients * examples > EXAMPLES:
+        clients, examples = self.clients or CLIENTS, self.examples or EXAMPLES
+        if clients * examples > MOST_EXAMPLES:
             raise ValueError(
                 f"{clients:,} clients of {examples:,} examples are {clients * examples:,}; the "
-                f"embedded world makes at most {EXAMPLES:,}"
+                f"embedded world makes at most {MOST_EXAMPLES:,}"
             )
         return self
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedsdr.assembly import Experiment, Watch, assemble, chosen_algorithm, given, hold_back
+from fedsdr.assembly import Experiment, Watch, assemble, chosen_algorithm, given
 from fedsdr.cohort.in_process import rewritten_views
 from fedsdr.config import Recipe
 from fedsdr.data.render import Rendered
@@ -44,7 +44,7 @@ from fedsdr.runs.files import write_json_atomic
 from fedsdr.runs.lock import run_lock
 from fedsdr.runs.places import work_folder
 from fedsdr.runs.plain import read_plain, user_path
-from fedsdr.sources import load_federation
+from fedsdr.sources import hold_back, load_federation
 from fedsdr.standalone import private_folder
 from fedsdr.tensors import rng_sample
 from fedsdr.types import ClientData

@@ -104,6 +104,14 @@ def cut_line(line: str, most: int) -> str:
     return f"{line[:head]} … {line[-tail:]}"
 
 
+def shown(value: object, most: int = 80) -> str:
+    """What a stranger gave, in short; Python refuses to print an integer of thousands of digits."""
+    plain = value is None or isinstance(value, str | float | bool)
+    if plain or (isinstance(value, int) and value.bit_length() < 100):
+        return cut_line(repr(value), most)
+    return f"of type {type(value).__name__}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`'fedavgg'` -> `" Did you mean 'fedavg'?"`, or nothing when nothing is near."""
     hits = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.5)

@@ -17,7 +17,6 @@ LONGEST = 4096  # characters of a text
 MOST = 10_000  # items of a list or a mapping; clients, too
 DEEPEST = 8  # of lists and mappings in an algorithm's options
 GREATEST, LEAST = 1e15, 1e-30  # sizes of a number that has no bound of its own
-EXAMPLES = 50_000  # of the embedded world, all clients together
 ASKED = 1_000_000  # answers of clients in a whole run
 STEPS = 1_000_000  # of one client in one round
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fedsdr.errors import LINES, cut_line, nearest
+from fedsdr.errors import LINES, cut_line, nearest, shown
 
 
 def told(error: ValidationError, root: type[BaseModel], name: str, above: str = "") -> str:
@@ -37,8 +37,8 @@ def _explain(error: Any, root: type[BaseModel], above: str) -> str:
     message = ("as a key, " if is_key else "") + _message(error)
     given = error.get("input")
     plain = isinstance(given, (str, int, float, bool, type(None)))
-    shown = f" (given: {cut_line(repr(given), 200)})" if plain else ""
-    return f"{where}: {message}{shown}" if where else message
+    told = f" (given: {shown(given, 200)})" if plain else ""
+    return f"{where}: {message}{told}" if where else message
 
 
 def _message(error: Any) -> str:

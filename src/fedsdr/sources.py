@@ -22,7 +22,7 @@ from fedsdr.data.manifest import (
     source_of,
 )
 from fedsdr.data.partition import PartitionSpec, partition
-from fedsdr.errors import DataError
+from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.scoring import HeldOutLoss, Scorer
 from fedsdr.runs.files import write_text_atomic
 from fedsdr.runs.plain import user_path
@@ -55,6 +55,17 @@ class Federation:
 
     def write_manifest(self, path: Path) -> None:
         write_text_atomic(path, self.manifest())
+
+
+def hold_back(federation: Federation, count: int) -> tuple[Federation, tuple[ClientData, ...]]:
+    """The last `count` clients never train."""
+    clients = federation.clients
+    if count < 0:
+        raise RecipeError(f"data.unseen: {count} is no number of clients")
+    if count >= len(clients):
+        raise RecipeError(f"data.unseen: {count} of {len(clients)} clients leaves none to train")
+    trained = len(clients) - count
+    return replace(federation, clients=clients[:trained]), clients[trained:]
 
 
 def load_federation(recipe: Recipe) -> Federation:

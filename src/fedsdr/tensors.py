@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import torch
@@ -46,6 +46,28 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         sha.update(tensor_bytes(tensor))
     return sha.hexdigest()
+
+
+def fault(
+    tensor: object, shape: Collection[int] | None, dtype: torch.dtype | None, most: float
+) -> str | None:
+    """What keeps a stranger's tensor from being one of this shape and dtype (where given; of any
+    real one else) with finite values up to `most`; None where nothing does."""
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}, not a tensor"
+    odd = tensor.is_sparse or tensor.is_quantized or tensor.is_nested or tensor.is_meta
+    if odd or tensor.layout != torch.strided:
+        return "no dense tensor with values of its own"
+    if shape is not None and tuple(tensor.shape) != tuple(shape):
+        return f"shape {tuple(tensor.shape)}, not {tuple(shape)}"
+    if tensor.dtype != dtype if dtype is not None else not tensor.dtype.is_floating_point:
+        return f"dtype {tensor.dtype}, not {dtype or 'a real number'}"
+    values = tensor.detach()
+    if not bool(torch.isfinite(values).all()):
+        return "NaN or infinity"
+    if values.numel() and float(values.abs().max()) > most:
+        return f"values beyond {most:g}"
+    return None
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

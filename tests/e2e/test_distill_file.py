@@ -134,18 +134,23 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
     assert len(read(tmp_path / "mine" / "drafts" / "rows.jsonl")) in (count, count + 1)
 
 
-def test_dead_in_the_middle_and_alive_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_dead_in_the_middle_and_alive_again(at_once: int, tmp_path: Path) -> None:
+    """All that it answered is there, whoever came first. Of many at once, the last good answer may
+    come after bad ones: then every row was asked for before it was given up."""
     file = write(tmp_path / "beds.jsonl", rows(30))
     told = ["--out", "mine", "--set", "rewriting.engine.retries=0"]
+    told += ["--set", f"rewriting.engine.concurrency={at_once}"]
     with serving(lambda n, _: Reply(status=200 if n <= 20 else 502)) as server:
         stopped = fedsdr("distill", file, *remote(server.url), *told)
         assert stopped.exit_code == 2
         assert "HTTP 502" in stopped.stderr
-        assert "the same command" in stopped.stderr
+        goes_on = "the same command goes on" in stopped.stderr
+        assert goes_on or (at_once > 1 and "asks for these again" in stopped.stderr)
         assert "Ada" not in stopped.output
     with serving() as server:
         well("distill", file, *remote(server.url), *told)
-        assert 10 <= len(server.bodies) <= 17  # and what was under way when it stopped
+        assert len(server.bodies) == 10
 
 
 @pytest.mark.parametrize("client", ["c0_general_alpaca", "c6_tools"])

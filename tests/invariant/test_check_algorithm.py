@@ -313,7 +313,7 @@ def test_a_booster_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_downlink_that_forgets_ranks() -> None:
     error = caught(replace(hetlora(), downlink=Same()), checks.RANKS)
-    assert "shape (2, 16), expected (3, 16)" in str(error)
+    assert "shape (2, 16), not (3, 16)" in str(error)
 
 
 @dataclass(frozen=True, slots=True)

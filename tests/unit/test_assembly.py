@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fedsdr.assembly import given, hold_back
+from fedsdr.assembly import given
 from fedsdr.config import Recipe
 from fedsdr.errors import RecipeError
+from fedsdr.sources import hold_back
 from toy import clients
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from fedsdr.algorithms.options import shown
-from fedsdr.errors import RecipeError, nearest
+from fedsdr.errors import RecipeError, nearest, shown
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.align import Rectified, SelfAug
 from fedsdr.parts.objectives import Objective, Sum

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ParamSpec
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 
-from fedsdr.errors import RecipeError
+from fedsdr.errors import RecipeError, shown
 from fedsdr.parts.algorithm import Algorithm
 
 P = ParamSpec("P")
@@ -52,14 +52,6 @@ def refuse_idle(
     if named := [option for option in idle if given[option] != defaults[option].default]:
         options, them = ", ".join(named), "it" if len(named) == 1 else "them"
         raise RecipeError(f"algorithm.{options}: no effect with {why}; leave {them} out")
-
-
-def shown(value: object) -> str:
-    """Short; and Python refuses to print an integer of thousands of digits."""
-    plain = value is None or isinstance(value, str | float | bool)
-    if plain or (isinstance(value, int) and value.bit_length() < 100):
-        return repr(value)[:80]
-    return f"of type {type(value).__name__}"
 
 
 def _in_words(error: ValidationError) -> str:

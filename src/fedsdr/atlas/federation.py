@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
+from fedsdr.atlas.size import CLIENTS, EXAMPLES, MOST_EXAMPLES
 from fedsdr.atlas.styles import OTHER_STYLES, say
 from fedsdr.atlas.world import (
     DOMAINS,
@@ -26,7 +27,6 @@ from fedsdr.errors import RecipeError, nearest
 from fedsdr.types import ClientData, Example
 
 FACTS_PER_ENTITY = 5  # four single facts and one description
-MOST_EXAMPLES = 50_000  # of all clients: there are names for so many and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class AtlasSpec:
     domain. `quantity_skew` s gives client k a share ∝ k^-s of the examples. `overlap` is the share
     of a client's entities that other clients have too (the same facts, said in another style)."""
 
-    clients: int = 8
-    examples: int = 50
+    clients: int = CLIENTS
+    examples: int = EXAMPLES
     style_skew: float = 1.0
     domain_skew: float = 1.0
     quantity_skew: float = 0.0

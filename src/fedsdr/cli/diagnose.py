@@ -11,8 +11,7 @@ from fedsdr.cli.diagnosis_view import show_diagnosis
 from fedsdr.cli.options import AsJson, Changes, free_path
 from fedsdr.cli.printing import complain, print_json, say, talk
 from fedsdr.cli.progress import progress_watch
-from fedsdr.errors import DataError, RecipeError
-from fedsdr.runs.plain import user_path
+from fedsdr.errors import RecipeError
 
 
 def diagnose(
@@ -115,8 +114,8 @@ def diagnose(
     wanted = diagnosis.Wanted(
         chosen,
         rewritten,
-        user_path(pairs, DataError) if pairs else None,
-        nli.expanduser() if nli else None,
+        pairs,
+        nli,
         examples,
         steps,
     )

@@ -101,19 +101,13 @@ def _cost(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "rounds", f"{plan.rounds}, {plan.sampled} clients each, {plan.stack} side by side"
     up, down = size(traffic.up_client), size(traffic.down_client)
     yield "bytes of a client in a round", f"{up} up, {down} down"
-    yield (
-        "bytes of a round",
-        f"{size(traffic.up_round)} up, {size(traffic.down_round)} down",
-    )
+    yield "bytes of a round", f"{size(traffic.up_round)} up, {size(traffic.down_round)} down"
     yield "bytes in all", size(traffic.total)
     yield "optimiser steps", f"{plan.total_steps:,}"
     if work.examples:
         yield "rewrites", f"{work.examples:,} rows, {work.drafts:,} drafts at most"
     counted = f"base {size(memory.base)}, branches {size(memory.branches)}"
-    yield (
-        "memory",
-        f"about {size(memory.total)}: {counted}, activations {size(memory.activations)}",
-    )
+    yield "memory", f"about {size(memory.total)}: {counted}, activations {size(memory.activations)}"
     if plan.duration is not None:
         yield "time, estimated", _duration(plan.duration.rewriting, plan.duration.training)
 

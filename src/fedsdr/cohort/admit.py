@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
 from fedsdr.cohort.claims import Claims
-from fedsdr.errors import UpdateRefused
+from fedsdr.errors import UpdateRefused, shown
+from fedsdr.tensors import fault
 from fedsdr.types import Tensors, Update
 
 LARGEST = 1e6  # beyond it, a change of an adapter is no training result but an overflow to be
@@ -34,7 +32,7 @@ def admit(update: Update, expected: Expected, seen: Collection[str] = ()) -> Upd
     who = claimed.client_id
 
     def refuse(reason: str, tensor: str | None = None) -> UpdateRefused:
-        return UpdateRefused(who[:80] if isinstance(who, str) else _shown(who), reason, tensor)
+        return UpdateRefused(who[:80] if isinstance(who, str) else shown(who), reason, tensor)
 
     if not isinstance(who, str) or who not in expected.shared:
         raise refuse("this client was not asked in this round")
@@ -47,7 +45,7 @@ def admit(update: Update, expected: Expected, seen: Collection[str] = ()) -> Upd
     if claimed.base_digest != expected.base_digest:
         raise refuse("it was trained on another base model")
     if not _is_finite(claimed.weight):
-        raise refuse(f"weight {_shown(claimed.weight)} is no finite number")
+        raise refuse(f"weight {shown(claimed.weight)} is no finite number")
     if claimed.weight <= 0:
         raise refuse(f"weight {claimed.weight} is not above 0")
     claims = expected.claims.get(who, Claims())
@@ -59,7 +57,7 @@ def admit(update: Update, expected: Expected, seen: Collection[str] = ()) -> Upd
     for name, value in metrics.items():
         span = claims.span(name) if isinstance(name, str) else None
         if span is None:
-            raise refuse(f"metric {_shown(name)} is not on the list of what may be sent")
+            raise refuse(f"metric {shown(name)} is not on the list of what may be sent")
         if not _is_finite(value):
             raise refuse(f"metric {name!r} is no finite number")
         if not span.holds(value):
@@ -75,28 +73,11 @@ def admit(update: Update, expected: Expected, seen: Collection[str] = ()) -> Upd
             raise refuse("missing", name)
     for name, tensor in shared.items():
         if name not in wanted:
-            raise refuse("not asked for", name[:200] if isinstance(name, str) else _shown(name))
-        _admit_tensor(tensor, wanted[name], name, refuse)
+            raise refuse("not asked for", name[:200] if isinstance(name, str) else shown(name))
+        want = wanted[name]
+        if wrong := fault(tensor, want.shape, want.dtype, LARGEST):
+            raise refuse(wrong, name)
     return update
-
-
-def _admit_tensor(
-    tensor: Any, want: Tensor, name: str, refuse: Callable[[str, str], UpdateRefused]
-) -> None:
-    if not isinstance(tensor, Tensor):
-        raise refuse(f"a {type(tensor).__name__}, not a tensor", name)
-    odd = tensor.is_sparse or tensor.is_quantized or tensor.is_nested or tensor.is_meta
-    if odd or tensor.layout != torch.strided:
-        raise refuse("not a dense tensor with values of its own", name)
-    if tensor.shape != want.shape:
-        raise refuse(f"shape {tuple(tensor.shape)}, expected {tuple(want.shape)}", name)
-    if tensor.dtype != want.dtype:
-        raise refuse(f"dtype {tensor.dtype}, expected {want.dtype}", name)
-    values = tensor.detach()
-    if not bool(torch.isfinite(values).all()):
-        raise refuse("holds NaN or infinity", name)
-    if values.numel() and float(values.abs().max()) > LARGEST:
-        raise refuse(f"holds values beyond {LARGEST:g}", name)
 
 
 def _mapping(value: object) -> Mapping[Any, Any] | None:
@@ -108,9 +89,3 @@ def _is_finite(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= sys.float_info.max  # False for NaN
-
-
-def _shown(value: object) -> str:
-    """Short, and never the digits of an integer so long that Python refuses to print it."""
-    plain = isinstance(value, (str, float, bool)) or value is None
-    return repr(value)[:40] if plain else f"of type {type(value).__name__}"

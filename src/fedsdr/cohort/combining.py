@@ -19,6 +19,7 @@ from torch import Tensor
 from fedsdr.errors import FedsdrError, RoundFailed
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.filters import Filter
+from fedsdr.tensors import fault
 from fedsdr.types import FOLD, ServerState, Tensors, Update
 
 LARGEST = 1e9  # in the shared state; an adapter with such numbers says nothing any more
@@ -160,21 +161,12 @@ def _look_at(
     name: object,
     blame: _Blame,
 ) -> None:
-    if not isinstance(name, str) or not isinstance(tensor, Tensor):
-        raise blame.failed(f"returns a {type(tensor).__name__}, no tensor", name)
-    odd = tensor.is_sparse or tensor.is_quantized or tensor.is_nested or tensor.is_meta
-    if odd or tensor.layout != torch.strided:
-        raise blame.failed("returns what is no dense tensor", name)
-    if shape is not None and tuple(tensor.shape) != tuple(shape):
-        raise blame.failed(f"returns shape {tuple(tensor.shape)}, not {tuple(shape)}", name)
-    if tensor.dtype != dtype if dtype is not None else not tensor.dtype.is_floating_point:
-        raise blame.failed(f"returns dtype {tensor.dtype}, not {dtype or 'a real number'}", name)
+    if not isinstance(name, str):
+        raise blame.failed("returns a tensor without a name", name)
+    if wrong := fault(tensor, shape, dtype, most):
+        raise blame.failed(f"returns {wrong}", name)
     if tensor.requires_grad:
         raise blame.failed("returns a tensor that requires a gradient", name)
-    if not bool(torch.isfinite(tensor).all()):
-        raise blame.failed("makes NaN or infinity", name)
-    if tensor.numel() and float(tensor.abs().max()) > most:
-        raise blame.failed(f"makes numbers beyond {most:g}", name)
 
 
 def _same_names(found: Any, wanted: Tensors, blame: _Blame) -> None:

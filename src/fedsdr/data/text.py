@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from fedsdr.data.row import quoted
 from fedsdr.errors import DataError, nearest
-from fedsdr.runs.plain import open_plain
+from fedsdr.runs.plain import NamedTwice, once, open_plain
 
 LARGEST_FILE = 2 * 10**9  # bytes, read record by record
 LARGEST_WHOLE = 10**9  # bytes of what is read at once: .json and manifests
@@ -96,6 +96,9 @@ def parse_json(text: str, path: Path, line: int | None = None) -> object:
         where, why = f"line {line or error.lineno}, column {error.colno}", error.msg
     except _Ambiguous as error:
         where, why = f"line {line}" if line else "an object in it", str(error)
+    except NamedTwice as error:
+        where = f"line {line}" if line else "an object in it"
+        why = f"key {quoted([error.name])} is given twice"
     except ValueError:
         where, why = f"line {line or 1}", "a number has too many digits"
     except RecursionError:
@@ -112,15 +115,6 @@ class _Ambiguous(ValueError):
     """What Python's reader takes, but other readers take for something else, or not at all."""
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise _Ambiguous(f"key {quoted([twice])} is given twice")
-    return found
-
-
 def _number(text: str) -> float:
     if math.isinf(value := float(text)):
         raise _Ambiguous("a number is too large")
@@ -131,7 +125,7 @@ def _no_value(name: str) -> object:
     raise _Ambiguous(f"{name} is no value; write null, or leave the key out")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_constant=_no_value)
+DECODER = json.JSONDecoder(object_pairs_hook=once, parse_float=_number, parse_constant=_no_value)
 
 
 def _deeper(value: object) -> bool:

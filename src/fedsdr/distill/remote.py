@@ -148,7 +148,7 @@ class _Asking:
         """Store what comes; what does not is told at the end, when all others are there."""
         waiting, under_way, in_vain = deque(self.asked), 0, 0
         missing, empty = list[tuple[Asked, Unanswered]](), dict[str, Draft]()
-        useful = False
+        useful, stopped = False, ""
         while waiting or under_way:
             while waiting and under_way < (many if useful else 1):
                 one = waiting.popleft()
@@ -177,10 +177,14 @@ class _Asking:
                 else:
                     in_vain = 0
             if in_vain and (not useful or in_vain >= max(2, many)):
-                raise self._stopped(f"no answer to use: {missing[-1][1].why}")
+                # What is on its way is waited for: somebody has paid for it.
+                stopped = stopped or f"no answer to use: {missing[-1][1].why}"
+                waiting.clear()
             if not useful and (worthless := len(empty) + len(missing)) >= WORTHLESS:
                 why = missing[-1][1].why if missing else "no text in them"
                 raise self._stopped(f"its first {worthless} answers were of no use: {why}")
+        if stopped:
+            raise self._stopped(stopped)
         self.drafts.add(empty)
         self.progress(len(empty))
         return missing

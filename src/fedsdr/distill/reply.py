@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 from fedsdr.distill.selection import Draft
+from fedsdr.runs.plain import NamedTwice, once
 
 LONGEST_TOKEN = 256  # characters
 LONGEST_WORDS = 2000  # characters of a server's own message that are looked at
@@ -118,18 +119,13 @@ def _parsed(body: bytes) -> Mapping[str, Any] | None:
     """None where it is no JSON in UTF-8 to the letter: NaN is none."""
     try:
         answer: Any = json.loads(
-            body.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_number
+            body.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=_no_number
         )
+    except NamedTwice:
+        raise BadReply("its answer says one key twice") from None
     except (ValueError, RecursionError):
         return None
     return _mapping(answer, "its answer")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
-        raise BadReply("its answer says one key twice")
-    return held
 
 
 def _no_number(name: str) -> None:

@@ -31,14 +31,16 @@ class Damage(Exception):
     """What the library said, or what became of it."""
 
 
-def rehearse(action: Callable[[], object], size: int) -> None:
+def rehearse(
+    action: Callable[[], object], size: int = 0, cpu: float = CPU, memory: int = MEMORY
+) -> None:
     """Returns if `action` would; else `ModelError` with its own refusal, or `Damage`. `size`: bytes
-    of the files that it reads."""
-    cpu = round(CPU + PER_MEGABYTE * size / 1e6)
+    of the files that it reads, for which it gets more than the `cpu` seconds."""
+    seconds = round(cpu + PER_MEGABYTE * size / 1e6)
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        _in_the_fork(action, write, cpu)
+        _in_the_fork(action, write, seconds, memory)
     os.close(write)
     try:
         said, late = _everything(read, time.monotonic() + WAIT)
@@ -51,7 +53,7 @@ def rehearse(action: Callable[[], object], size: int) -> None:
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if late or status == -signal.SIGXCPU:
-        raise Damage(f"it takes more than {cpu} seconds of computing, so that it may never end")
+        raise Damage(f"it takes more than {seconds} seconds of computing, so that it may never end")
     kind, text = said[:1], said[1:].decode(errors="replace")
     if kind == REFUSED:
         raise ModelError(text)
@@ -71,7 +73,7 @@ def in_words(error: BaseException, longest: int = 300) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:longest]
 
 
-def _in_the_fork(action: Callable[[], object], write: int, cpu: int) -> None:
+def _in_the_fork(action: Callable[[], object], write: int, cpu: int, memory: int) -> None:
     """Never returns: what this process would do at its end, or say, is its parent's."""
     code = 1
     try:
@@ -81,7 +83,7 @@ def _in_the_fork(action: Callable[[], object], write: int, cpu: int) -> None:
         sys.stdout = sys.stderr = open(null, "w", closefd=False)  # noqa: SIM115
         faulthandler.disable()
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY)
+        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory)
         _limit(resource.RLIMIT_CPU, cpu)
         _limit(resource.RLIMIT_CORE, 0)
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,6 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from fedsdr.errors import ModelError, RecipeError, nearest
+from fedsdr.model.rehearsal import Damage, rehearse
 
 PRESETS = ("all-linear", "attention", "default")
 BLOCKS = frozenset(("self_attn", "self_attention", "attn", "attention"))
@@ -149,40 +147,24 @@ def _matching(targets: str, layers: Sequence[str]) -> set[str]:
     if re.fullmatch(r"[\w.|]+", targets):  # names and dots: no such pattern takes long
         pattern = re.compile(targets)
         return {n for n in layers if pattern.fullmatch(n) or pattern.fullmatch(_tail(n))}
-    names = [[name, _tail(name)] for name in layers]
-    command = [sys.executable, "-I", "-S", "-c", _MATCHER]
-    asked = json.dumps([targets, names])
+
+    def match() -> set[str]:
+        try:
+            pattern = re.compile(targets)
+        except (re.error, OverflowError, ValueError) as error:
+            problem = f"is no regular expression: {error}"
+        except RecursionError:
+            problem = "is nested too deeply"
+        else:
+            return {n for n in layers if pattern.fullmatch(n) or pattern.fullmatch(_tail(n))}
+        raise ModelError(f"lora.targets {targets!r} {problem}")
+
+    # Some patterns take longer than the world will last, and nothing stops `re` that has begun.
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=6)
-    except subprocess.TimeoutExpired:
+        rehearse(match, cpu=1, memory=1 << 30)
+    except Damage:
         raise _too_slow(targets) from None
-    except OSError as error:
-        raise ModelError(f"lora.targets {targets!r} cannot be matched: {error}") from None
-    if done.returncode:
-        raise _too_slow(targets)
-    found: list[str] | str = json.loads(done.stdout)
-    if isinstance(found, str):
-        raise ModelError(f"lora.targets {targets!r} is no regular expression: {found}")
-    return set(found)
-
-
-# Some patterns take longer than the world will last, and nothing stops `re` once it has begun; so
-# it works in a process of its own, which may take a second and a gigabyte.
-_MATCHER = """
-import json, re, resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
-resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-targets, layers = json.load(sys.stdin)
-try:
-    pattern = re.compile(targets)
-    found = [names[0] for names in layers if any(map(pattern.fullmatch, names))]
-except (re.error, OverflowError, ValueError) as error:
-    found = str(error)
-except RecursionError:
-    found = "it is nested too deeply"
-print(json.dumps(found))
-"""
+    return match()
 
 
 def _too_slow(targets: str) -> RecipeError:

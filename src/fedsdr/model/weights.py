@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any, cast
 
 from fedsdr.errors import ModelError
-from fedsdr.runs.plain import open_plain
+from fedsdr.runs.plain import once, open_plain
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SUFFIX = ".safetensors"
@@ -91,7 +91,7 @@ def _header(path: Path) -> dict[str, tuple[int, int]]:
             raise ModelError(f"{path}: not a safetensors file: its header has {length:,} bytes")
         raw = file.read(length)
     try:
-        header: Any = json.loads(raw, object_pairs_hook=_once)
+        header: Any = json.loads(raw, object_pairs_hook=once)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         counts = {
             name: (math.prod(_sizes(entry["shape"])), _extent(*_sizes(entry["data_offsets"])))
@@ -117,13 +117,6 @@ def _extent(begin: int, end: int) -> int:
     if end < begin:
         raise ValueError(f"a tensor from {begin} to {end}")
     return end - begin
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a name stands in it twice")
-    return values
 
 
 def _is_object(value: object) -> bool:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsdr.algorithms.registry import Factory, factories, make_algorithm, options
-from fedsdr.assembly import client_ranks, hold_back, open_base
+from fedsdr.assembly import client_ranks, open_base
 from fedsdr.config import Recipe
 from fedsdr.loop import LoopSettings, sample_clients
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Algorithm, split_mix
 from fedsdr.plan.wire import Wire, numbers
 from fedsdr.plan.words import describe_algorithm
-from fedsdr.sources import load_federation
+from fedsdr.sources import hold_back, load_federation
 
 
 @dataclass(frozen=True, slots=True)

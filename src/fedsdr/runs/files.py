@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from fedsdr.errors import CorruptArtifact, RunError
-from fedsdr.runs.plain import read_plain
+from fedsdr.runs.plain import kind_of, read_plain
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
@@ -111,19 +111,24 @@ def open_to_append(path: Path) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(path, flags | os.O_NONBLOCK, 0o600)
     try:
-        there = os.fstat(handle)
-        if not stat.S_ISREG(there.st_mode):
-            raise RunError(f"{path} is no plain file; take it away")
-        if there.st_nlink > 1:
-            raise RunError(
-                f"{path} has a second name elsewhere (a hard link), where it would grow too; put a "
-                "copy in its place"
-            )
+        refuse_unless_own(path, handle, "put a copy in its place")
         os.fchmod(handle, 0o600)
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def refuse_unless_own(path: Path, handle: int, fix: str) -> None:
+    """Of a file that is written in place: under another name it may be anybody's."""
+    there = os.fstat(handle)
+    if not stat.S_ISREG(there.st_mode):
+        raise RunError(f"{path} is {kind_of(path) or 'no plain file'}; {fix}")
+    if there.st_nlink > 1:
+        raise RunError(
+            f"{path} has a second name elsewhere (a hard link), where it would be written too; "
+            f"{fix}"
+        )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

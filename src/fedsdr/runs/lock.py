@@ -12,15 +12,14 @@ import json
 import os
 import re
 import socket
-import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedsdr.errors import RunError, RunLocked
-from fedsdr.runs.files import unwritable
-from fedsdr.runs.plain import kind_of, read_plain
+from fedsdr.runs.files import refuse_unless_own, unwritable
+from fedsdr.runs.plain import read_plain
 
 LOCK = "lock"
 LONGEST = 4096  # bytes
@@ -38,7 +37,7 @@ def run_lock(directory: Path) -> Generator[None, None, None]:
     except OSError as error:
         raise unwritable(path, error) from error
     try:
-        _refuse_unless_ours(path, handle)
+        refuse_unless_own(path, handle, "remove it, and try again")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -63,18 +62,6 @@ def signed_by(path: Path) -> tuple[int, str] | None:
         return _signature(read_plain(path, LONGEST, RunError, follow=False))
     except (FileNotFoundError, RunError):
         return None
-
-
-def _refuse_unless_ours(path: Path, handle: int) -> None:
-    """The file is written in place: under another name it may be anybody's."""
-    there = os.fstat(handle)
-    if not stat.S_ISREG(there.st_mode):
-        raise RunError(f"{path} is {kind_of(path) or 'no plain file'}; remove it, and try again")
-    if there.st_nlink > 1:
-        raise RunError(
-            f"{path} has a second name elsewhere (a hard link), where it would be written too; "
-            "remove it, and try again"
-        )
 
 
 def _sign(path: Path, handle: int) -> None:

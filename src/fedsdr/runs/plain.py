@@ -11,7 +11,7 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fedsdr.errors import FedsdrError
 
@@ -41,6 +41,23 @@ def user_path(text: str | Path, refuse: type[FedsdrError]) -> Path:
     if any(len(os.fsencode(part)) > 255 for part in path.parts) or len(written) > 4096:
         raise refuse(f"{written[:80]}… is no path: a name in it is longer than a disk can hold")
     return path
+
+
+class NamedTwice(ValueError):
+    """A JSON object that says one key twice: each reader takes another of the two."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("a key is given twice")
+        self.name = name
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json`'s `object_pairs_hook`."""
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise NamedTwice(next(name for name in held if names.count(name) > 1))
+    return held
 
 
 @contextmanager

@@ -394,7 +394,7 @@ def test_one_deadline_for_all_of_a_request(scheme: str, sent: bytes, tmp_path: P
         began = time.monotonic()
         with pytest.raises(EndpointError, match=r"no answer within 0\.4 s|as it should|TLS"):
             ask(server, tmp_path, retries=0, timeout=0.4)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 5
 
 
 def test_a_name_that_is_looked_up_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +404,7 @@ def test_a_name_that_is_looked_up_for_ever(tmp_path: Path, monkeypatch: pytest.M
     began = time.monotonic()
     with pytest.raises(EndpointError, match=r"no answer within 0\.3 s"):
         ask(server, tmp_path, retries=0, timeout=0.3)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 5
     over.set()
 
 
@@ -429,7 +429,7 @@ def test_who_stops_waits_for_no_answer(tmp_path: Path) -> None:
             with pytest.raises(KeyboardInterrupt):
                 ask(server, tmp_path, timeout=60)
             while any("_work" in thread.name for thread in threading.enumerate()):
-                assert time.monotonic() - began < 20, "requests go on"
+                assert time.monotonic() - began < 5, "requests go on"
                 time.sleep(0.02)
     finally:
         signal.signal(signal.SIGUSR1, before)

@@ -65,7 +65,7 @@ SAID = {
     "config leads out": "is a link out of the folder",
     "weights are a pipe": "is a named pipe, not a file",
     "weights never end": "is a device, not a file",
-    "header twice": "a name stands in it twice",
+    "header twice": "a key is given twice",
     "header huge": "not a safetensors file: its header has 1,152,921,504,606,846,976 bytes",
     "dropout": "model.dropout is 0.1: the same text would be cut another way every time",
     "no words": "it has no token for 'a'",
