@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -337,10 +338,12 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import_module(f"fedsdr.{verb}")  # once, and not in every child
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)
-    tally, rng = Tally("command lines"), random.Random(12)
+    tally, rng, there = Tally("command lines"), random.Random(12), set(tmp_path.iterdir())
     for number in range(how_many(25)):
         words = command_line(rng, group.commands)
         outcome = attempt(lambda words=words: invoke(words))
+        for made in set(tmp_path.iterdir()) - there:  # `init nowhere` writes a good recipe
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
         can = bool({"init", "algorithms", "--help=", "-h", "--help", "--version"} & set(words))
         tally.add(f"line {number}: {[w[:60] for w in words]}", outcome, can)
     end(tally)

@@ -151,7 +151,7 @@ def test_nothing_leads_out_of_a_run(
         if snapshot(here / "precious") != elsewhere:
             tally.note(given, "something outside the run was changed")
         if outcome.kind == "refused" and kind not in HARMLESS:
-            if not any(part in outcome.text for part in (name, name.split("/")[0])):
+            if not any(part in outcome.text for part in (name, *name.split("/"))):
                 tally.note(given, f"not named: {outcome.text}")
             if {n: c for n, c in snapshot(run).items() if n != "lock"} != {
                 n: c for n, c in before.items() if n != "lock"
