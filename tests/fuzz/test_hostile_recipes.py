@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
