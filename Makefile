@@ -1,15 +1,21 @@
-# make demo | test | lint | bench | clean.  PYTHON=... picks the interpreter (3.11 or newer) that .venv is made with.
+# make demo | check | test | lint | bench | docs | clean.  PYTHON=... picks the interpreter (3.11 or newer) that .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 
-.PHONY: demo test lint bench clean
+.PHONY: demo check test lint bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
 	$(VENV)/bin/fedsdr demo
+
+# The fast tier: lint, types, the rules between rooms, unit tests of the core.
+check: $(TEST)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python tests/suite.py --core
 
 test: lint
 	$(VENV)/bin/python -m pytest tests/unit/test_architecture.py
@@ -19,6 +25,11 @@ lint: $(TEST)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+
+# docs/ to be browsed, with the Python API's page from its docstrings: build/docs/index.html
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
 
 bench: $(TEST)
 	$(VENV)/bin/python benchmarks/round.py
@@ -33,6 +44,10 @@ clean:
 $(TEST): $(DEMO)
 	@echo "Installing what the tests need ..."
 	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(DEMO)
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(DEMO): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedsdr.assembly import open_base
-from fedsdr.config import build_recipe
-from fedsdr.demo import demo_recipe
-from fedsdr.experiment import train
+from fedsdr.jobs.assembly import open_base
+from fedsdr.jobs.demo import demo_recipe
+from fedsdr.jobs.train import train
+from fedsdr.recipe.settings import build_recipe
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "as published": {},

@@ -22,11 +22,11 @@ from statistics import mean, stdev
 import torch
 from torch import Tensor
 
-from fedsdr.assembly import open_base
-from fedsdr.demo import demo_recipe
+from fedsdr.coordinator.loop import Cohort
 from fedsdr.errors import FedsdrError
-from fedsdr.experiment import train
-from fedsdr.loop import Cohort
+from fedsdr.jobs.assembly import open_base
+from fedsdr.jobs.demo import demo_recipe
+from fedsdr.jobs.train import train
 from fedsdr.types import Lost, Order, Update
 
 ATTACKS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -17,10 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsdr.assembly import assemble, open_base
 from fedsdr.atlas.federation import public_questions
-from fedsdr.config import Recipe
-from fedsdr.demo import demo_recipe
 from fedsdr.evaluate.scoring import Worn
 from fedsdr.evaluate.statistics import mean_sd
 from fedsdr.evaluate.structure import (
@@ -29,8 +26,11 @@ from fedsdr.evaluate.structure import (
     semantic_retention,
     structural_stability,
 )
-from fedsdr.experiment import train
+from fedsdr.jobs.assembly import assemble, open_base
+from fedsdr.jobs.demo import demo_recipe
+from fedsdr.jobs.train import train
 from fedsdr.model.base import BaseModel
+from fedsdr.recipe.settings import Recipe
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic
 

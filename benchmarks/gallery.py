@@ -20,9 +20,9 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 from fedsdr import resume, run
-from fedsdr.demo import METHODS, demo_recipe
-from fedsdr.diagnosis import Wanted, diagnose_run
 from fedsdr.evaluate.verdicts import Contrast
+from fedsdr.jobs.demo import METHODS, demo_recipe
+from fedsdr.jobs.diagnose import Wanted, diagnose_run
 from fedsdr.report.page import PageOptions, render_report
 from fedsdr.report.read import read_records
 

@@ -51,9 +51,9 @@ def in_own_process(asked: argparse.Namespace, clients: int) -> dict[str, Any]:
 
 def measured(asked: argparse.Namespace, clients: int) -> dict[str, Any]:
     """One run, in bytes. `idle`: the peak with all imported and the base loaded, no client yet."""
-    from fedsdr.assembly import open_base
-    from fedsdr.config import build_recipe
-    from fedsdr.experiment import train
+    from fedsdr.jobs.assembly import open_base
+    from fedsdr.jobs.train import train
+    from fedsdr.recipe.settings import build_recipe
 
     recipe = build_recipe(
         {
@@ -83,7 +83,7 @@ def data_size(recipe: Any, base: Any, algorithm: str) -> int:
     """Of the examples, the truths about them and the token rows of every view; no object counts
     twice."""
     from fedsdr.data.render import render
-    from fedsdr.sources import load_federation
+    from fedsdr.jobs.sources import load_federation
 
     federation = load_federation(recipe)
     views = (

@@ -21,19 +21,19 @@ from statistics import median
 
 import torch
 
-from fedsdr.assembly import open_base
-from fedsdr.config import build_recipe
 from fedsdr.data.batches import make_block
 from fedsdr.data.formats import read_table
 from fedsdr.data.render import Rendered, render
+from fedsdr.jobs.assembly import open_base
+from fedsdr.jobs.sources import load_federation
 from fedsdr.model import blocks
 from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
 from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
-from fedsdr.sources import load_federation
-from fedsdr.step import summed_nll
+from fedsdr.recipe.settings import build_recipe
 from fedsdr.tensors import generator
+from fedsdr.training.step import summed_nll
 from fedsdr.types import Example
 
 

@@ -19,12 +19,12 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import fedsdr.experiment
-from fedsdr.assembly import Experiment, assemble
-from fedsdr.config import Recipe, build_recipe
+import fedsdr.jobs.train
 from fedsdr.data.batches import make_block
 from fedsdr.data.render import Rendered, render
+from fedsdr.jobs.assembly import Experiment, assemble
 from fedsdr.parts.algorithm import split_mix
+from fedsdr.recipe.settings import Recipe, build_recipe
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.types import ClientData
 
@@ -41,7 +41,7 @@ def main() -> None:
         for dtype in ("float64", "float32"):
             out = Path(folder) / dtype
             recipe = _recipe(dtype, asked)
-            fedsdr.experiment.train(recipe, out)
+            fedsdr.jobs.train.train(recipe, out)
             for found in compared(recipe, out):
                 rows.append({"dtype": dtype, **found})
                 if not asked.json:

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from fedsdr.assembly import open_base
-from fedsdr.config import build_recipe
 from fedsdr.data.render import render_prompt
 from fedsdr.distill import places
 from fedsdr.distill.generate import Generated, Sampling, generate
 from fedsdr.distill.prompts import choose_template, render
+from fedsdr.jobs.assembly import open_base
+from fedsdr.jobs.sources import load_federation
 from fedsdr.model.base import BaseModel
-from fedsdr.sources import load_federation
+from fedsdr.recipe.settings import build_recipe
 from fedsdr.tensors import derive_seed
 
 

@@ -32,12 +32,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from fedsdr.assembly import Experiment, assemble
-from fedsdr.config import build_recipe
 from fedsdr.data.batches import draw_steps
 from fedsdr.data.render import Rendered, render
-from fedsdr.optimizer import LocalSettings
-from fedsdr.train import StageJob, train_stage
+from fedsdr.jobs.assembly import Experiment, assemble
+from fedsdr.parts.local import LocalSettings
+from fedsdr.recipe.settings import build_recipe
+from fedsdr.training.stage import StageJob, train_stage
 
 MATRIX_SIZES = (256, 512, 1024, 2048)
 Adapter = Mapping[str, Tensor]  # "R/<layer>.A" -> tensor

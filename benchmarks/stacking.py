@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsdr.assembly import Experiment, assemble
 from fedsdr.cohort.in_process import InProcessCohort
-from fedsdr.config import build_recipe
+from fedsdr.coordinator.loop import LoopSettings, run_rounds
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
-from fedsdr.loop import LoopSettings, run_rounds
-from fedsdr.optimizer import LocalSettings
+from fedsdr.jobs.assembly import Experiment, assemble
+from fedsdr.parts.local import LocalSettings
+from fedsdr.recipe.settings import build_recipe
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.types import ServerState
 

@@ -17,9 +17,9 @@ import json
 import shutil
 from pathlib import Path
 
-from fedsdr.assembly import open_base
-from fedsdr.demo import demo_recipe
-from fedsdr.experiment import train
+from fedsdr.jobs.assembly import open_base
+from fedsdr.jobs.demo import demo_recipe
+from fedsdr.jobs.train import train
 
 METHODS = ("fedavg", "fedsd", "fedsdr", "local", "central")
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)

@@ -8,10 +8,10 @@ import torch
 
 from fedsdr.algorithms.registry import factories, make_algorithm
 from fedsdr.algorithms.server import with_server_rule
-from fedsdr.cohort.admit import Expected
-from fedsdr.cohort.claims import Claims, Enrolled
-from fedsdr.optimizer import LocalSettings
+from fedsdr.coordinator.admit import Expected
+from fedsdr.coordinator.claims import Claims, Enrolled
 from fedsdr.parts.algorithm import Algorithm, shared_branches
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.losses import of_stage, term_losses
 from fedsdr.parts.mix import is_part
 from fedsdr.tensors import generator

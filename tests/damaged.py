@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsdr import experiment
-from fedsdr.assembly import Watch
-from fedsdr.config import Recipe
+from fedsdr.coordinator.observer import Watch
+from fedsdr.jobs import train as experiment
 from fedsdr.model.base import BaseModel
+from fedsdr.recipe.settings import Recipe
 from fedsdr.runs.directory import RunDirectory
 from toy import clients, recipe
 

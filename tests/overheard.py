@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fedsdr.loop import Cohort
+from fedsdr.coordinator.loop import Cohort
 from fedsdr.types import Lost, Order, Update
 
 
@@ -16,8 +16,8 @@ class Overheard:
 
     def ask(self, orders: Sequence[Order], answered: set[str]) -> Iterator[Update | Lost]:
         for answer in self.cohort.ask(orders, answered):
-            assert isinstance(answer, Update)
-            self.updates.append(answer)
+            if isinstance(answer, Update):
+                self.updates.append(answer)
             yield answer
 
     def of_round(self, number: int) -> dict[str, Update]:

@@ -11,8 +11,8 @@ from typing import Any
 import fedsdr
 from benchmark_files import FILES
 from families import family_folder
-from fedsdr import experiment
-from fedsdr.assembly import Watch
+from fedsdr.coordinator.observer import Watch
+from fedsdr.jobs import train as experiment
 
 SECRET = "pressure-of-Mrs-Miller"
 ID = "record-4711-"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedsdr.config import Recipe, build_recipe
+from fedsdr.recipe.settings import Recipe, build_recipe
 from fedsdr.testing.toy import (
     SPECS,
     TEXTS,

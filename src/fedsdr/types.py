@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 NOTHING: Mapping[str, float] = MappingProxyType({})
+Task = Literal["train", "rewrite", "profile", "score", "answer", "save"]
+Split = Literal["validation", "test"]
+Advance = Callable[[str, int, int], None]  # what, done, of how many
+Note = Callable[[str], None]
 FOLD = "P"  # the frozen, clientless branch of server rules that change the base
 
 
@@ -46,17 +50,25 @@ class ClientData:
     test: tuple[Example, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Down: what the server asks one client to do."""
+    """Down: what the server asks one client to do.
+
+    `train` is answered with an `Update`, all else with a `Report`: `rewrite` its answers, before
+    round 1 or as the last round's teacher would; tell its `profile`; `score` the deployed mix `mix`
+    on its held-out rows; `answer` a few of them by that mix ("": the base), and keep what it says;
+    `save` that mix as its own adapter.
+    """
 
     run: str
-    round: int
+    round: int  # after which the model asked for was made; of `train`, the round itself
     client_id: str
-    task: Literal["train", "score"]
+    task: Task
     seed: int
     shared: Tensors
     settings: Mapping[str, float] = field(default_factory=lambda: dict(NOTHING))
+    mix: str = ""
+    split: Split = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,18 @@ class Update:
     weight: float
     shared: Tensors
     metrics: Mapping[str, float] = field(default_factory=lambda: dict(NOTHING))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Up: a client's answer to any order but `train`: numbers, and the names of what they count.
+    The coordinator holds it to the list of its task (`coordinator/reports.py`)."""
+
+    run: str
+    round: int
+    client_id: str
+    task: Task
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +114,11 @@ class ServerState:
     slots: Tensors = field(default_factory=lambda: dict[str, Tensor]())
     seed: int = 0
     clients: int = 0
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def note_nothing(text: str) -> None:
+    """Nobody listens."""

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / f) for f in ("tests", "tests/e2e", "tests/unit/cohort")]
+sys.path[:0] = [str(ROOT / f) for f in ("tests", "tests/e2e", "tests/unit/coordinator")]
 
 import bad_inputs  # noqa: E402
 import test_admit as admitting  # noqa: E402
 import test_bad_input as cases  # noqa: E402
 
-from fedsdr.cohort.admit import admit  # noqa: E402
+from fedsdr.coordinator.admit import admit  # noqa: E402
 from fedsdr.errors import UpdateRefused  # noqa: E402
 
 RECIPES = ("unknown key", "text for a number", "bad yaml", "given twice", "unknown algorithm",
@@ -110,7 +110,7 @@ def main() -> None:
     head = (
         "# Bad input, and what is said\n\n"
         "Some of the cases that `tests/e2e/test_bad_input.py` and "
-        "`tests/unit/cohort/test_admit.py` hold, and all\nof `tests/e2e/bad_inputs.py`; "
+        "`tests/unit/coordinator/test_admit.py` hold, and all\nof `tests/e2e/bad_inputs.py`; "
         "each ends with exit code 2 (an update is refused and recorded, and the\nround goes on "
         "with the others), without a traceback. Written by `python "
         "tests/e2e/bad_input_table.py`.\n\n"

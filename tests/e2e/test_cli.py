@@ -20,14 +20,14 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from fedsdr import demo
-from fedsdr.assembly import ATLAS_BASE
 from fedsdr.cli import study
 from fedsdr.cli.app import app
 from fedsdr.cli.plan_view import show_plan
-from fedsdr.config import Recipe, build_recipe, read_recipe
 from fedsdr.errors import RunError
-from fedsdr.plan import make_plan
+from fedsdr.jobs import demo
+from fedsdr.jobs.assembly import ATLAS_BASE
+from fedsdr.jobs.plan import make_plan
+from fedsdr.recipe.settings import Recipe, build_recipe, read_recipe
 from fedsdr.runs.identity import write_facts
 
 TINY = """

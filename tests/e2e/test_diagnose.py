@@ -14,9 +14,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import fedsdr
-from fedsdr import diagnosis
 from fedsdr.cli.app import app
 from fedsdr.errors import DataError, RunError
+from fedsdr.jobs import diagnose as diagnosis
 from fedsdr.runs.lock import run_lock
 from fedsdr.types import ClientData
 from toy import TEXTS, clients
@@ -129,7 +129,7 @@ def test_text_measures_need_no_model(recipe: Path, monkeypatch: pytest.MonkeyPat
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("fedsdr.diagnosis.assemble", never)
+    monkeypatch.setattr("fedsdr.jobs.diagnose.opened", never)
     told = well("diagnose", recipe, "--only", "js, tfidf", "--no-rewritten", "--json")
     found = json.loads(told)
     assert set(found["views"]["raw"]) == {"js_divergence", "js_divergence_prompts", "tfidf_cosine"}

@@ -13,10 +13,12 @@ from typer.testing import CliRunner, Result
 
 import fedsdr
 from benchmark_files import FILES, write
-from fedsdr import evaluation, experiment, sandbox
+from fedsdr import sandbox
 from fedsdr.cli.app import app
 from fedsdr.errors import RunError
-from fedsdr.results import load_results
+from fedsdr.evaluate.finished import load_results
+from fedsdr.jobs import evaluate as evaluation
+from fedsdr.jobs import train as experiment
 
 TINY = """
 data: {atlas: {clients: 2, examples: 10, public: 8}}
@@ -88,7 +90,7 @@ def test_again_and_rescored_without_a_model(
     def no_model(*arguments: Any, **named: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(evaluation, "assemble", no_model)
+    monkeypatch.setattr(evaluation, "reopened", no_model)
     again = json.loads(well(run, "--tasks", "fpb,mmlu", "--data", str(data), "--json", "--rescore"))
     assert again == first
     assert (run / "evaluation" / "global" / "fpb.jsonl").read_bytes() == before

@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from fedsdr import ClientData, Example, export_adapter, merge, run
-from fedsdr.assembly import ATLAS_BASE
 from fedsdr.cli.app import app
 from fedsdr.errors import DataError, ModelError, RecipeError, RunError
-from fedsdr.export.chat import open_chat
+from fedsdr.jobs.assembly import ATLAS_BASE
+from fedsdr.jobs.export.chat import open_chat
 from fedsdr.model.adapters import WEIGHTS
 from fedsdr.model.loading import load_base
 from toy import TEXTS, recipe, tiny_folder
@@ -131,7 +131,7 @@ def test_a_merge_that_fails_its_proof_leaves_nothing(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A merge that forgets the adapter, one that adds it twice, and one that writes NaN."""
-    import fedsdr.export.merge as module
+    import fedsdr.jobs.export.merge as module
 
     real = module.merge_into_base
     (tmp_path / "mine").write_text("stays")
@@ -376,7 +376,7 @@ def test_chat_in_plain_lines(trained: Path) -> None:
 def test_chat_in_columns_where_the_terminal_is_wide(
     width: int, beside: bool, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedsdr.export.chat.LONGEST", 8)
+    monkeypatch.setattr("fedsdr.jobs.export.chat.LONGEST", 8)
     terminal = partial(Console, force_terminal=True, width=width, color_system=None)
     monkeypatch.setattr("fedsdr.cli.adapters.Console", terminal)
     said = well("chat", small, "--client", "ward-one", "--once", "hello")
@@ -386,7 +386,7 @@ def test_chat_in_columns_where_the_terminal_is_wide(
 
 
 def test_chat_repeats_its_draws(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsdr.export.chat.LONGEST", 20)
+    monkeypatch.setattr("fedsdr.jobs.export.chat.LONGEST", 20)
 
     def drawn(temperature: float) -> list[str]:
         with open_chat(small, "ward-one", temperature) as talking:
@@ -406,7 +406,7 @@ def test_a_temperature_is_a_number(temperature: float, tmp_path: Path) -> None:
 
 def test_chat_leaves_out_the_oldest_turns(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model has 1,024 positions; lines of some 300 tokens fill them."""
-    monkeypatch.setattr("fedsdr.export.chat.LONGEST", 20)
+    monkeypatch.setattr("fedsdr.jobs.export.chat.LONGEST", 20)
     with open_chat(small) as talking:
         answers = [dict(talking.ask(f"{number} " + "zq " * 150)) for number in range(4)]
         assert answers[0]["base"].left_out == 0
@@ -427,7 +427,7 @@ def test_what_a_killed_merge_left_is_removed_by_the_next(trained: Path, tmp_path
     begun = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from fedsdr.export.place import placed\n"
+        "from fedsdr.jobs.export.place import placed\n"
         "with placed(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'model.safetensors').write_text('half')\n"
         "    print('there', flush=True)\n"

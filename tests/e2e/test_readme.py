@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import fedsdr
 from fedsdr.cli.app import app
-from fedsdr.config import load_yaml
-from fedsdr.sweep.recipe import parse_sweep
+from fedsdr.jobs.sweep.recipe import parse_sweep
+from fedsdr.recipe.settings import load_yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "DEVELOPERS.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -14,12 +14,12 @@ from typer.testing import CliRunner, Result
 
 from families import add_tokens, family_folder, published_folder
 from fedsdr.cli.app import app
-from fedsdr.config import Recipe, read_recipe
 from fedsdr.errors import ModelError, RecipeError
+from fedsdr.jobs.plan import Plan, make_plan, plan_on_paper
 from fedsdr.model.base import count_parameters, linear_layers
 from fedsdr.model.loading import load_base
 from fedsdr.model.outline import outline_base
-from fedsdr.plan import Plan, make_plan, plan_on_paper
+from fedsdr.recipe.settings import Recipe, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")  # of Llama 3's template

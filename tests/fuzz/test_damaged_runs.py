@@ -17,9 +17,9 @@ import torch
 
 from attack import COUNT, Outcome, Tally, attempt, how_many
 from damaged import CLIENTS, Stopped, begin, remains
-from fedsdr import experiment
 from fedsdr.algorithms.fedavg import fedavg
-from fedsdr.loop import Judge, LoopSettings, run_rounds
+from fedsdr.coordinator.loop import Judge, LoopSettings, run_rounds
+from fedsdr.jobs import train as experiment
 from fedsdr.model.base import BaseModel
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import derive_seed

@@ -22,12 +22,12 @@ import yaml
 from typer.testing import CliRunner
 
 from attack import Outcome, Tally, attempt, how_many
-from fedsdr.assembly import chosen_algorithm
 from fedsdr.cli.app import app
-from fedsdr.config import Recipe, build_recipe, dump_recipe, parse_recipe, read_recipe
 from fedsdr.errors import FedsdrError
-from fedsdr.sources import load_federation
-from fedsdr.sweep.recipe import read_sweep
+from fedsdr.jobs.assembly import chosen_algorithm
+from fedsdr.jobs.sources import load_federation
+from fedsdr.jobs.sweep.recipe import read_sweep
+from fedsdr.recipe.settings import Recipe, build_recipe, dump_recipe, parse_recipe, read_recipe
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "src/fedsdr/cli/recipe.yaml"
@@ -334,8 +334,16 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     list(strange_files(tmp_path))
     Path("recipe.yaml").write_text("model: {path: nowhere}\nlora: {init: nowhere}\n")
-    for verb in ("experiment", "diagnosis", "evaluation", "standalone", "report.page", "demo"):
+    for verb in (
+        "jobs.train",
+        "jobs.diagnose",
+        "jobs.evaluate",
+        "jobs.distill",
+        "report.page",
+        "jobs.demo",
+    ):
         import_module(f"fedsdr.{verb}")  # once, and not in every child
+    import_module("fedsdr.report.page")
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)
     tally, rng, there = Tally("command lines"), random.Random(12), set(tmp_path.iterdir())

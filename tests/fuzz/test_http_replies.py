@@ -28,7 +28,7 @@ from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting, remote_engine, rewrite_by
-from fedsdr.distill.selection import parse_selection
+from fedsdr.parts.selection import parse_selection
 from fedsdr.types import Example
 
 KEY = "sk-PXQJ-9f8e7d6c"

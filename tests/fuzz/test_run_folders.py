@@ -15,13 +15,15 @@ import pytest
 import torch
 
 from attack import Tally, attempt, how_many, snapshot
-from fedsdr import diagnosis, evaluation, experiment
-from fedsdr.export.chosen import Finished
-from fedsdr.export.folder import export_adapter
+from fedsdr.evaluate.finished import read_result
+from fedsdr.jobs import diagnose as diagnosis
+from fedsdr.jobs import evaluate as evaluation
+from fedsdr.jobs import train as experiment
+from fedsdr.jobs.export.chosen import Finished
+from fedsdr.jobs.export.folder import export_adapter
 from fedsdr.report.page import render_report
 from fedsdr.report.read import read_record
 from fedsdr.report.watch import Library
-from fedsdr.results import read_result
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.purge import purge
 from stopped_runs import SECRET, make_workplace

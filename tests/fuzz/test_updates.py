@@ -23,8 +23,8 @@ from torch import Tensor
 
 from aggregators import CLIENTS, aggregators, asked, expected, first_state, honest
 from attack import Outcome, Tally, how_many
-from fedsdr.cohort.admit import Expected, admit
-from fedsdr.cohort.combining import combined
+from fedsdr.coordinator.admit import Expected, admit
+from fedsdr.coordinator.combining import combined
 from fedsdr.errors import FedsdrError, RoundFailed, UpdateRefused
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.types import ServerState, Update

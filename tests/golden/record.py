@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from fedsdr.config import build_recipe
-from fedsdr.experiment import train
+from fedsdr.jobs.train import train
+from fedsdr.recipe.settings import build_recipe
 
 FILE = Path(__file__).with_name("trajectories.json")
 METHODS = ("fedavg", "fedprox", "fedsd", "fedsdr", "local", "central")

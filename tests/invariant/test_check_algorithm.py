@@ -18,14 +18,13 @@ from fedsdr.algorithms.fedsdr import fedsdr
 from fedsdr.algorithms.hetlora import hetlora
 from fedsdr.algorithms.registry import factories
 from fedsdr.algorithms.rolora import rolora
-from fedsdr.cohort.branches import Branches
 from fedsdr.errors import RecipeError
 from fedsdr.parts.algorithm import Algorithm, Stage
-from fedsdr.parts.combine import Mean, moved
-from fedsdr.parts.downlink import Same
+from fedsdr.parts.combine import Mean, Same, moved
 from fedsdr.parts.moves import Flats, Trained
 from fedsdr.parts.objectives import CrossEntropy, Local
 from fedsdr.runs.spool import SpooledUpdates
+from fedsdr.site.branches import Branches
 from fedsdr.testing import CheckFailed, Report, check_algorithm, checks
 from fedsdr.testing.case import PRIVACY
 from fedsdr.testing.on_the_wire import TRAFFIC
@@ -275,7 +274,7 @@ def test_a_branch_p_that_is_larger_than_what_went_into_it() -> None:
 
 
 def test_bytes_that_rounds_jsonl_counts_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedsdr import loop
+    from fedsdr.coordinator import loop
 
     count = loop.nbytes
     monkeypatch.setattr(loop, "nbytes", lambda tensors: count(tensors) + 1)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from damaged import CLIENTS, Runs, begin, remains
-from fedsdr import experiment
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.selection import Draft
 from fedsdr.errors import CorruptArtifact, RunError
+from fedsdr.jobs import train as experiment
 from fedsdr.model.base import BaseModel
 from fedsdr.runs.directory import RunDirectory
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from attack import how_many
-from fedsdr import experiment
 from fedsdr.errors import RunError
+from fedsdr.jobs import train as experiment
 from fedsdr.runs.directory import RunDirectory
 from stopped_runs import make_workplace
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 
 import fedsdr
-from fedsdr.assembly import Watch
-from fedsdr.cohort import in_process
+from fedsdr.coordinator.observer import Watch
 from fedsdr.distill import engine
 from fedsdr.errors import ModelError, RoundFailed
 from fedsdr.evaluate import scoring
-from fedsdr.evaluation import evaluate
+from fedsdr.jobs.evaluate import evaluate
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.site import train as training
 from toy import clients, largest_difference, moved, recipe
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 DATA = tuple(clients((6, 5, 7, 4, 6)).values())
-plain, plain_nll, plain_generate = in_process.train_stage, scoring.summed_nll, engine.generate
+plain, plain_nll, plain_generate = training.train_stage, scoring.summed_nll, engine.generate
 FULL = torch.OutOfMemoryError("CUDA out of memory")
 
 
@@ -36,7 +36,7 @@ def allow(monkeypatch: pytest.MonkeyPatch, rows: int, error: BaseException) -> l
             raise error
         return plain(lora, stage, flats, jobs, settings, *more)
 
-    monkeypatch.setattr(in_process, "train_stage", train)
+    monkeypatch.setattr(training, "train_stage", train)
     return tried
 
 

@@ -14,16 +14,16 @@ from transformers import AutoModelForCausalLM
 from fedsdr.algorithms.registry import make_algorithm
 from fedsdr.data.batches import draw_steps
 from fedsdr.data.render import Rendered, render
-from fedsdr.experiment import train
+from fedsdr.jobs.train import train
 from fedsdr.model.adapters import merged_pairs
 from fedsdr.model.base import BaseModel
 from fedsdr.model.loading import keep_norms_wide
 from fedsdr.model.lora import StackedLora
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
+from fedsdr.parts.local import LocalSettings
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import derive_seed, digest
-from fedsdr.train import StageJob, train_stage
+from fedsdr.training.stage import StageJob, train_stage
 from fedsdr.types import ClientData, Tensors
 from toy import SPECS, clients, examples, largest_difference, moved, recipe, toy
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from fedsdr import conduct, experiment
-from fedsdr.config import Recipe
+from fedsdr.coordinator import results
 from fedsdr.distill.drafts import Drafts
 from fedsdr.errors import RunError
+from fedsdr.evaluate.finished import read_result
 from fedsdr.evaluate.scoring import HeldOutLoss
+from fedsdr.jobs import train as experiment
 from fedsdr.model import adapters
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.combine import Mean
-from fedsdr.results import read_result
+from fedsdr.recipe.settings import Recipe
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import digest
 from toy import clients, recipe
@@ -89,7 +90,7 @@ POINTS = {
     "after the last round": Kill(RunDirectory, "drop_spool", 4, after=True),
     "in the final scoring": Kill(HeldOutLoss, "score", 11),
     "between adapters": Kill(adapters, "write_tensors", 3),
-    "before the results": Kill(conduct, "write_json_atomic", 2),
+    "before the results": Kill(results, "write_json_atomic", 1),
     "results there, run.json not told": Kill(RunDirectory, "amend", 1),
     "results there, answers of one client kept": Kill(RunDirectory, "save_private_rows", 6),
 }

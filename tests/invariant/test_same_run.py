@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fedsdr import assembly, experiment, recorded
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.fedprox import fedprox
-from fedsdr.assembly import Watch
+from fedsdr.coordinator.observer import Watch
 from fedsdr.errors import FedsdrError, RunError
-from fedsdr.evaluation import evaluate
+from fedsdr.jobs import assembly, recorded
+from fedsdr.jobs import train as experiment
+from fedsdr.jobs.evaluate import evaluate
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.combine import Mean
@@ -93,11 +94,11 @@ ALGORITHMS: dict[str, tuple[Callable[[], Algorithm], str]] = {
     "another mu": (lambda: fedprox(mu=1.0), r"objective.*mu is 1\.0 and was 5\.0"),
     "its name alone is the same": (
         lambda: replace(fedavg(), name="fedprox"),
-        r"objective is the default and was fedsdr\.parts\.objectives\.",
+        r"objective is the default and was fedsdr\.",
     ),
     "another rule": (
         lambda: replace(fedprox(mu=5.0), combine=CoordinateMedian()),
-        r"combine is fedsdr\.parts\.robust\.CoordinateMedian and was the default",
+        r"combine is fedsdr\.CoordinateMedian and was the default",
     ),
     "a rule of one's own": (
         lambda: replace(fedprox(mu=5.0), combine=Weighted(2.0)),

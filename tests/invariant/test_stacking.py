@@ -12,8 +12,8 @@ import torch
 
 from fedsdr.algorithms.registry import make_algorithm
 from fedsdr.model.base import BaseModel
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.views import Mixed, Rewritten
 from toy import SPECS, clients, largest_difference, moved, toy
 

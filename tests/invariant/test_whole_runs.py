@@ -15,11 +15,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from fedsdr import experiment
 from fedsdr.algorithms.registry import make_algorithm
-from fedsdr.assembly import assemble, given
-from fedsdr.deployed import is_personal, personal_states
-from fedsdr.loop import Cohort
+from fedsdr.coordinator.loop import Cohort
+from fedsdr.jobs import train as experiment
+from fedsdr.jobs.assembly import assemble, given
 from fedsdr.model.base import BaseModel
 from fedsdr.model.loading import keep_norms_wide
 from fedsdr.parts.algorithm import mix_weights, split_mix
@@ -158,9 +157,9 @@ def test_peft_loads_what_was_scored(
     try:
         bare = base64.logits(ids)
         for mix_name, mix in one.algorithm.deploys.items():
-            own = is_personal(one, mix)
+            own = one.algorithm.is_personal(mix)
             folder = root / "adapters" / mix_name / ("c1" if own else "")
-            state = personal_states(run, number)("c1") if own else {}
+            state = run.own_tensors("c1", number) if own else {}
             flats, _ = one.branches.enter(shared, [state])
             worn = {b: flats[b] for b in split_mix(mix) if b != FOLD}
             with torch.no_grad(), one.lora.folded(shared), one.lora.wear(worn, mix_weights(mix)):

@@ -13,7 +13,12 @@ from fedsdr.parts.views import Raw, Rewritten, Teacher
 
 
 def boosted(algorithm: Algorithm, rewritten: Rewritten | None = None) -> Algorithm:
-    """The same algorithm, whose terms see the rewritten answers wherever they saw the raw ones."""
+    """The same algorithm, whose terms see the rewritten answers wherever they saw the raw ones.
+
+    Args:
+        algorithm: Any algorithm.
+        rewritten: Whose rewrites, and which are kept.
+    """
     view = rewritten or Rewritten()
     stages = tuple(
         replace(

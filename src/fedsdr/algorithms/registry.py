@@ -32,7 +32,13 @@ def options(name: str) -> Mapping[str, Any]:
 def make_algorithm(
     name: str, given: Mapping[str, Any] | None = None, boost: Rewritten | None = None
 ) -> Algorithm:
-    """The algorithm by that name with these options, boosted by FedSD where `boost` is given."""
+    """The algorithm by that name with these options, boosted by FedSD where `boost` is given.
+
+    Args:
+        name: Built in, or an installed package's.
+        given: Its options.
+        boost: FedSD over it: the view in place of raw answers.
+    """
     given, known = given or {}, options(name)
     for key in given:
         if key not in known:

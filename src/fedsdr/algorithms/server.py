@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.parts.combine import Combine, Mean
+from fedsdr.parts.combine import Combine, Filter, Mean
 from fedsdr.parts.control import Controlled
-from fedsdr.parts.filters import Filter, Krum, NormClip
+from fedsdr.parts.filters import Krum, NormClip
 from fedsdr.parts.robust import CoordinateMedian, GeometricMedian, TrimmedMean
 
 Rule = TypeVar("Rule", Combine, Filter)

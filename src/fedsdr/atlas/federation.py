@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from fedsdr.atlas.size import CLIENTS, EXAMPLES, MOST_EXAMPLES
 from fedsdr.atlas.styles import OTHER_STYLES, say
 from fedsdr.atlas.world import (
     DOMAINS,
@@ -24,6 +23,7 @@ from fedsdr.atlas.world import (
     rng,
 )
 from fedsdr.errors import RecipeError, nearest
+from fedsdr.recipe.limits import ATLAS_CLIENTS, ATLAS_EXAMPLES, MOST_EXAMPLES
 from fedsdr.types import ClientData, Example
 
 FACTS_PER_ENTITY = 5  # four single facts and one description
@@ -35,8 +35,8 @@ class AtlasSpec:
     domain. `quantity_skew` s gives client k a share ∝ k^-s of the examples. `overlap` is the share
     of a client's entities that other clients have too (the same facts, said in another style)."""
 
-    clients: int = CLIENTS
-    examples: int = EXAMPLES
+    clients: int = ATLAS_CLIENTS
+    examples: int = ATLAS_EXAMPLES
     style_skew: float = 1.0
     domain_skew: float = 1.0
     quantity_skew: float = 0.0

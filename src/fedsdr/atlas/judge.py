@@ -87,6 +87,18 @@ def judge(question: Question, text: str) -> Judgement:
     )
 
 
+def verdict(question: Question, text: str) -> str:
+    """The worst that there is to say, in two words."""
+    found = judge(question, text)
+    if found.wrong:
+        return "wrong order" if question.kind == "order" else "wrong value"
+    if found.invented_values:
+        return "invented value"
+    if found.invented_names:
+        return "invented name"
+    return "incomplete" if found.missing else "faithful"
+
+
 def _judge_values(question: Question, words: list[str]) -> tuple[int, int, int, set[str]]:
     """Right, wrong, missing among the asked attributes, and the false values of other
     attributes."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from fedsdr.atlas.federation import AtlasFederation, public_questions
 from fedsdr.atlas.judge import Judgement, judge
-from fedsdr.evaluate.scoring import Split, Worn
-from fedsdr.types import ClientData
+from fedsdr.evaluate.scoring import Worn
+from fedsdr.types import ClientData, Split
 
 
 @dataclass(frozen=True, slots=True)

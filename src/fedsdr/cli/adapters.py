@@ -22,7 +22,7 @@ from fedsdr.cli.printing import complain, plain, print_json, say, talk
 from fedsdr.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from fedsdr.export.chat import Answer, Chat
+    from fedsdr.jobs.export.chat import Answer, Chat
 
 NARROWEST = 32  # columns of a terminal in which an answer still reads well
 COMMANDS = "/reset begins anew, /system TEXT sets the system line, /quit ends"
@@ -73,8 +73,8 @@ def merge(
     \b
     Example:  fedsdr merge runs/fedsdr-seed1 --out merged
     """
-    from fedsdr.assembly import Watch
-    from fedsdr.export.merge import merge as run_merge
+    from fedsdr.coordinator.observer import Watch
+    from fedsdr.jobs.export.merge import merge as run_merge
 
     console = talk(as_json)
     watch = Watch(note=lambda text: say(console, text))
@@ -109,7 +109,7 @@ def export(
     \b
     Example:  fedsdr export runs/fedsdr-seed1 --out adapter
     """
-    from fedsdr.export.folder import export_adapter
+    from fedsdr.jobs.export.folder import export_adapter
 
     exported = export_adapter(directory, out, mix, client, format.value)
     if as_json:
@@ -142,7 +142,7 @@ def chat(
     \b
     Example:  fedsdr chat runs/fedsdr-seed1 --client c3
     """
-    from fedsdr.export.chat import open_chat
+    from fedsdr.jobs.export.chat import open_chat
 
     if once is not None and not once.strip():
         raise RecipeError("--once is empty; say what is to be asked")

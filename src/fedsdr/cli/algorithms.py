@@ -14,8 +14,8 @@ from fedsdr.cli.options import AsJson
 from fedsdr.cli.printing import print_json, say, show_facts, talk
 
 if TYPE_CHECKING:
-    from fedsdr.config import Recipe
-    from fedsdr.plan.catalogue import Entry
+    from fedsdr.jobs.plan.catalogue import Entry
+    from fedsdr.recipe.settings import Recipe
 
 
 def algorithms(
@@ -39,8 +39,8 @@ def algorithms(
     \b
     Example:  fedsdr algorithms fedprox
     """
-    from fedsdr.config import Recipe, read_recipe
-    from fedsdr.plan.catalogue import catalogue
+    from fedsdr.jobs.plan.catalogue import catalogue
+    from fedsdr.recipe.settings import Recipe, read_recipe
 
     chosen = read_recipe(recipe) if recipe is not None else Recipe()
     found = catalogue(chosen, name)

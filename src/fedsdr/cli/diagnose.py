@@ -107,8 +107,11 @@ def diagnose(
             if value is not None:
                 raise RecipeError(f"{option} is for a recipe; a run is measured as it was recorded")
 
-    from fedsdr import diagnosis
-    from fedsdr.config import read_recipe
+    from fedsdr.recipe.settings import read_recipe
+
+    recipe = None if is_run else read_recipe(source, changes or ())  # before what takes seconds
+
+    from fedsdr.jobs import diagnose as diagnosis
 
     chosen = tuple(name.strip() for name in only.split(",")) if only else diagnosis.MEASURES
     wanted = diagnosis.Wanted(
@@ -123,12 +126,10 @@ def diagnose(
     folder = source if is_run else out or free_path(Path("diagnosis") / source.stem)
     try:
         with progress_watch(console) as watch:
-            if is_run:
+            if recipe is None:
                 found = diagnosis.diagnose_run(source, wanted, watch)
             else:
-                found = diagnosis.diagnose(
-                    read_recipe(source, changes or ()), folder, wanted, watch
-                )
+                found = diagnosis.diagnose(recipe, folder, wanted, watch)
     except KeyboardInterrupt:
         kept = "" if is_run else f"; with --out {folder} what was rewritten is kept"
         complain(f"stopped{kept}", label="")

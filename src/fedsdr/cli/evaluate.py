@@ -162,7 +162,7 @@ def evaluate(
     if kind == "--lm-eval":
         _lm_eval(console, as_json, directory, lm_eval or "", include, limit, mix, shots, round)
     elif kind in ("--tasks", "--merge"):
-        from fedsdr import evaluation
+        from fedsdr.jobs import evaluate as evaluation
 
         if tasks is None:
             found = evaluation.merge_evaluations(directory, merge or ())
@@ -183,7 +183,7 @@ def evaluate(
 def _held_out(
     console: Console, as_json: bool, directory: Path, split: Split, round: int | None, answers: bool
 ) -> None:
-    from fedsdr import evaluation
+    from fedsdr.jobs import evaluate as evaluation
 
     with progress_watch(console) as watch:
         results = evaluation.evaluate(directory, split.value, round, watch, answers=answers)
@@ -205,7 +205,7 @@ def _lm_eval(
     shots: int | None,
     round: int | None,
 ) -> None:
-    from fedsdr.lm_eval_run import evaluate_lm_eval
+    from fedsdr.jobs.lm_eval import evaluate_lm_eval
 
     mixes = ("base", *(mix or ("global",)))
     with progress_watch(console) as watch:

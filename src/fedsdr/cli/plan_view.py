@@ -13,7 +13,7 @@ from fedsdr.cli.printing import plain, say, show_facts, show_table
 from fedsdr.report.numbers import size
 
 if TYPE_CHECKING:
-    from fedsdr.plan.shape import ClientRow, Lengths, Plan
+    from fedsdr.jobs.plan.shape import ClientRow, Lengths, Plan
 
 
 def show_plan(console: Console, plan: Plan) -> None:

@@ -85,14 +85,14 @@ def plan(
     Example:  fedsdr plan recipe.yaml --set model.max_length=512
               fedsdr plan recipe.yaml --on-paper --memory 24 --tflops 60
     """
-    from fedsdr.config import read_recipe
+    from fedsdr.recipe.settings import read_recipe
 
     if not on_paper and (memory is not None or tflops is not None):
         raise RecipeError("--memory and --tflops say what is not measured: add --on-paper")
     chosen = read_recipe(recipe, changes or ())
 
     from fedsdr.cli.plan_view import show_plan
-    from fedsdr.plan import make_plan, plan_json, plan_on_paper
+    from fedsdr.jobs.plan import make_plan, plan_json, plan_on_paper
 
     if on_paper:
         found = plan_on_paper(chosen, None if memory is None else round(memory * 1e9), tflops)
@@ -178,8 +178,8 @@ def distill(
               fedsdr distill data/all.jsonl --out rewrites/all \\
                 --endpoint http://127.0.0.1:8000/v1 --endpoint-model NAME
     """
-    from fedsdr.config import parse_recipe, read_recipe
     from fedsdr.data.files import READERS
+    from fedsdr.recipe.settings import parse_recipe, read_recipe
 
     said = [
         ("model.path", model),
@@ -203,15 +203,16 @@ def distill(
     if chosen.run.include_texts:
         say(console, f"the audit in {folder} will hold the records' texts", "bold yellow")
 
-    from fedsdr import experiment, standalone
+    from fedsdr.jobs.distill import distill as rewrite
+    from fedsdr.jobs.distill import distill_file
 
     try:
         with rewriting_watch(console) as watch:
             if is_file:
                 rule = selection or chosen.algorithm.selection
-                summary = standalone.distill_file(chosen, source, folder, watch, rule)
+                summary = distill_file(chosen, source, folder, watch, rule)
             else:
-                summary = experiment.distill(chosen, folder, watch, selection)
+                summary = rewrite(chosen, folder, watch, selection)
     except KeyboardInterrupt:
         complain(f"stopped; the same command with --out {folder} goes on", label="")
         raise typer.Exit(130) from None

@@ -29,7 +29,7 @@ from fedsdr.cli.rounds_table import DriftFile, rounds_table
 from fedsdr.report.numbers import size
 
 if TYPE_CHECKING:
-    from fedsdr.assembly import Watch
+    from fedsdr.coordinator.observer import Watch
 
 PATIENCE = 10.0  # seconds without news, after which a plain line says how far it is
 MEASURES_SHOWN = 3  # of each mix, in a round's line
@@ -45,7 +45,7 @@ def progress_watch(
 
     From the run's directory comes what the rows do not tell: how far the clients drifted.
     """
-    from fedsdr.assembly import Watch
+    from fedsdr.coordinator.observer import Watch
 
     if not console.is_terminal:
         lines = _Lines(console, rounds, title)

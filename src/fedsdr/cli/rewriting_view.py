@@ -25,14 +25,14 @@ from fedsdr.cli.printing import say, show_table
 from fedsdr.cli.progress import PATIENCE
 
 if TYPE_CHECKING:
-    from fedsdr.assembly import Watch
+    from fedsdr.coordinator.observer import Watch
     from fedsdr.distill.audit import AuditSummary, ClientAudit
 
 
 @contextmanager
 def rewriting_watch(console: Console) -> Generator[Watch]:
     """A bar on a terminal; elsewhere a line now and then, and one at the end."""
-    from fedsdr.assembly import Watch
+    from fedsdr.coordinator.observer import Watch
 
     if not console.is_terminal:
         lines = _Lines(console)

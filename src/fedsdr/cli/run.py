@@ -55,14 +55,14 @@ def train(
     \b
     Example:  fedsdr train recipe.yaml --out runs/first --set training.rounds=5
     """
-    from fedsdr.config import read_recipe
+    from fedsdr.recipe.settings import read_recipe
 
     chosen = read_recipe(recipe, changes or ())
     name = ("fedsd+" if chosen.algorithm.boosted else "") + chosen.algorithm.name
     directory = out or free_path(Path("runs") / f"{name}-seed{chosen.seed}")
 
-    from fedsdr import experiment
-    from fedsdr.trackers import follow
+    from fedsdr.jobs import train as experiment
+    from fedsdr.jobs.trackers import follow
 
     console = talk(as_json)
     watching = progress_watch(console, chosen.training.rounds, directory=directory)
@@ -81,10 +81,10 @@ def resume(directory: RunPath, tracker: Trackers = None, as_json: AsJson = False
     \b
     Example:  fedsdr resume runs/fedsdr-seed1
     """
-    from fedsdr import experiment
-    from fedsdr.config import parse_recipe
+    from fedsdr.jobs import train as experiment
+    from fedsdr.jobs.trackers import follow
+    from fedsdr.recipe.settings import parse_recipe
     from fedsdr.runs.directory import RunDirectory
-    from fedsdr.trackers import follow
 
     recipe = parse_recipe(RunDirectory.open(directory).recipe(), str(directory / "recipe.yaml"))
     console = talk(as_json)
@@ -149,7 +149,7 @@ def _confirm(as_json: bool) -> None:
 
 def _shared_cache(run: RunDirectory) -> str | None:
     """Where the recipe keeps rewrites outside the run; a damaged recipe must not hinder a purge."""
-    from fedsdr.config import parse_recipe
+    from fedsdr.recipe.settings import parse_recipe
 
     with suppress(FedsdrError):
         return parse_recipe(run.recipe()).rewriting.cache

@@ -20,7 +20,7 @@ from fedsdr.cli.printing import (
 from fedsdr.cli.progress import progress_watch
 
 if TYPE_CHECKING:
-    from fedsdr.assembly import Watch
+    from fedsdr.coordinator.observer import Watch
 
 
 def demo(
@@ -43,7 +43,7 @@ def demo(
     \b
     Example:  fedsdr demo --seed 2
     """
-    from fedsdr.demo import MEASURES, run_demo, sentences
+    from fedsdr.jobs.demo import MEASURES, run_demo, sentences
 
     console = talk(as_json)
 
@@ -100,8 +100,8 @@ def compare(
     Example:  fedsdr compare runs/fed* --contrast "fedsd:global > fedavg:global on recall"
     """
     from fedsdr.evaluate import comparison
+    from fedsdr.evaluate.finished import default_measures, read_results
     from fedsdr.evaluate.verdicts import Contrast
-    from fedsdr.results import default_measures, read_results
 
     # A page that stands among the runs is named too by `runs/*`.
     results = read_results([d for d in directories if d.suffix != ".html" or d.is_dir()])

@@ -19,8 +19,8 @@ from fedsdr.cli.progress import progress_watch
 from fedsdr.errors import RecipeError
 
 if TYPE_CHECKING:
-    from fedsdr.assembly import Watch
-    from fedsdr.sweep import SettingTable, Sweep, SweepResult
+    from fedsdr.coordinator.observer import Watch
+    from fedsdr.jobs.sweep import SettingTable, Sweep, SweepResult
 
 ACROSS = 3  # measures side by side: with mean ± sd, more do not fit a terminal
 
@@ -65,8 +65,8 @@ def sweep(
     \b
     Example:  fedsdr sweep recipes/sweep-example.yaml --out runs/sweep
     """
+    from fedsdr.jobs.sweep import Observer, read_sweep, run_sweep, survey, sweep_table
     from fedsdr.runs.places import page_at
-    from fedsdr.sweep import Observer, read_sweep, run_sweep, survey, sweep_table
 
     chosen, part = read_sweep(recipe, changes or ()), _part(shard)
     console, labels = talk(as_json), only or ()
@@ -117,8 +117,8 @@ def _show_survey(console: Console, rows: Sequence[tuple[str, str]], as_json: boo
 
 
 def _show(console: Console, result: SweepResult, tables: Sequence[SettingTable]) -> None:
-    from fedsdr.sweep.cells import point_words
-    from fedsdr.sweep.table import COST_HEADER, cost_cells, score_cells
+    from fedsdr.jobs.sweep.cells import point_words
+    from fedsdr.jobs.sweep.table import COST_HEADER, cost_cells, score_cells
 
     for tuned in result.tuned:
         if tuned.pick is not None:
@@ -140,7 +140,7 @@ def _show(console: Console, result: SweepResult, tables: Sequence[SettingTable])
 
 
 def _print(chosen: Sweep, result: SweepResult, tables: Sequence[SettingTable], out: Path) -> None:
-    from fedsdr.sweep.tuning import tuning_json
+    from fedsdr.jobs.sweep.tuning import tuning_json
 
     print_json(
         {
@@ -163,8 +163,8 @@ def _write_page(
     tables: Sequence[SettingTable],
     command: str,
 ) -> None:
+    from fedsdr.jobs.sweep.markdown import render_markdown
     from fedsdr.runs.files import write_text_atomic
-    from fedsdr.sweep.markdown import render_markdown
 
     write_text_atomic(path, render_markdown(chosen, result, tables, command))
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from fedsdr.cohort.branches import Branches, filled
 from fedsdr.evaluate.diagnostics.aggregation import Term, aggregation_error
 from fedsdr.evaluate.diagnostics.rounds import Beside, ClientRound, Layers, Place, compare
 from fedsdr.model.lora import Layout
@@ -23,6 +22,7 @@ from fedsdr.parts.lora_rules import pairs
 from fedsdr.parts.lowrank import Pair
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.spool import SpooledUpdates
+from fedsdr.site.branches import Branches, filled
 from fedsdr.tensors import rng_sample
 from fedsdr.types import FOLD, ServerState, Tensors, Update
 
@@ -107,8 +107,7 @@ class _Clients:
         return begun
 
     def _private(self, client: str, after: int) -> Tensors:
-        state = self.run.load_client_state(client, after + 1) if self.run is not None else None
-        return state.tensors.get("branches", {}) if state is not None else {}
+        return self.run.own_tensors(client, after) if self.run is not None else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,11 +21,6 @@ class Block:
     weights: Tensor  # [K * rows, T], for the prediction of ids at the same place
     lengths: Tensor  # [K * rows]
     clients: int
-
-
-def count_steps(examples: int, batch: int, epochs: float, steps: int | None = None) -> int:
-    """Optimiser steps of one stage: given, or by (possibly fractional) epochs; at least one."""
-    return steps if steps is not None else max(1, round(epochs * math.ceil(examples / batch)))
 
 
 def draw_steps(examples: int, batch: int, steps: int, *seed: str | int) -> list[list[int]]:

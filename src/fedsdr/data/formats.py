@@ -51,7 +51,13 @@ class Table:
 def read_table(
     path: Path, shape: Shape | None = None, columns: Mapping[str, str] | None = None
 ) -> Table:
-    """Reads a file, detecting its shape unless given; `columns` maps our fields to its columns."""
+    """Reads a file, detecting its shape unless given; `columns` maps our fields to its columns.
+
+    Args:
+        path: JSONL, JSON, CSV or Parquet.
+        shape: `alpaca`, `sharegpt`, `messages` or `columns`; found out where not given.
+        columns: Our fields to its columns.
+    """
     rows = read_rows(path, {*TURNS, *(columns or {}).values()})
     seen = tuple(dict.fromkeys(column for row in rows for column in row.values))
     shape, fields = _detect(path, seen, shape, columns or {})

@@ -84,6 +84,13 @@ def partition(
 
     With method `files`, `tables` maps client names to files, and `tests` may give some of those
     clients a test file; no test rows are then taken from their own file.
+
+    Args:
+        tables: One table, or with method `files` client names to tables.
+        spec: The method, how many clients, and how much is held out.
+        seed: Decides whatever is drawn.
+        tests: With method `files`, a test table for some clients; none of their own
+            rows is held out then.
     """
     tests = tests or {}
     if isinstance(tables, Mapping) != (spec.method == "files"):

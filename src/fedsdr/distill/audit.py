@@ -5,19 +5,21 @@ The rows hold counts and reasons, never the record's text, unless the texts are 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median
 
 from fedsdr.distill.checks import leaks, prompt_text
-from fedsdr.distill.facts import compare_facts
 from fedsdr.distill.prompts import Template
 from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
 from fedsdr.distill.selection import Choice, Draft
 from fedsdr.distill.task import FORMS, Form, form_of
 from fedsdr.runs.files import write_rows_atomic
+from fedsdr.text.facts import compare_facts
 from fedsdr.types import Example
 
 
@@ -52,9 +54,12 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Shares and means over examples, of all rewrites or of what is trained on."""
+    """Shares and means over examples, of all rewrites or of what is trained on. `length_ratio` is
+    the median, of several clients as their `deciles` have it."""
 
+    words: int
     length_ratio: float
+    deciles: tuple[float, ...]  # of the length ratios, from the least to the largest
     longer_than_twice: float
     filler_per_1000: float
     repeated_4: float
@@ -87,6 +92,7 @@ class ClientAudit:
     fell_back: float
     changed: float
     drafts: float
+    words_before: int
     filler_per_1000_before: float
     repeated_4_before: float
     written: Measured
@@ -155,9 +161,65 @@ def summarise(rows: Iterable[AuditRow]) -> AuditSummary:
         by_client.setdefault(row.client_id, []).append(row)
     if not by_client:
         raise ValueError("there are no audit rows to summarise")
-    everything = [row for client in by_client.values() for row in client]
-    clients = {client: _summary(by_client[client]) for client in sorted(by_client)}
-    return AuditSummary(_summary(everything), clients)
+    clients = {client: client_audit(by_client[client]) for client in sorted(by_client)}
+    return AuditSummary(pooled(list(clients.values())), clients)
+
+
+def pooled(clients: Sequence[ClientAudit]) -> ClientAudit:
+    """Of all clients, from what each tells of itself."""
+    rows = [client.examples for client in clients]
+    reasons, forms = Counter[str](), dict[str, list[FormAudit]]()
+    for client in clients:
+        reasons.update(client.reasons)
+        for form, audit in client.forms.items():
+            forms.setdefault(form, []).append(audit)
+    shares = ("kept", "fell_back", "changed", "drafts", "repeated_4_before")
+    words = [client.words_before for client in clients]
+    return ClientAudit(
+        examples=sum(rows),
+        **{name: _mean([getattr(c, name) for c in clients], rows) for name in shares},
+        words_before=sum(words),
+        filler_per_1000_before=_mean([c.filler_per_1000_before for c in clients], words),
+        written=_measured_of([c.written for c in clients], rows),
+        trained=_measured_of([c.trained for c in clients], rows),
+        reasons=_by_count(reasons),
+        forms={
+            form: FormAudit(
+                sum(a.examples for a in forms[form]),
+                _mean([a.kept for a in forms[form]], [a.examples for a in forms[form]]),
+            )
+            for form in FORMS
+            if form in forms
+        },
+    )
+
+
+def _measured_of(clients: Sequence[Measured], rows: Sequence[int]) -> Measured:
+    own = {"words", "length_ratio", "deciles", "filler_per_1000"}
+    shares = [f.name for f in fields(Measured) if f.name not in own]
+    words = [client.words for client in clients]
+    pairs = zip(clients, rows, strict=True)
+    deciles = _deciles([(ratio, many) for c, many in pairs for ratio in c.deciles])
+    return Measured(
+        words=sum(words),
+        length_ratio=deciles[5],
+        deciles=deciles,
+        filler_per_1000=_mean([c.filler_per_1000 for c in clients], words),
+        **{name: _mean([getattr(c, name) for c in clients], rows) for name in shares},
+    )
+
+
+def _deciles(values: Sequence[tuple[float, int]]) -> tuple[float, ...]:
+    """Of values and how often each is there, by nearest rank."""
+    ordered = sorted(values)
+    upto = list(accumulate(many for _, many in ordered))
+    ranks = (round(p * (upto[-1] - 1) / 10) for p in range(11))
+    return tuple(ordered[bisect_right(upto, rank)][0] for rank in ranks)
+
+
+def _mean(values: Sequence[float], counts: Sequence[int]) -> float:
+    total = sum(counts)
+    return sum(v * n for v, n in zip(values, counts, strict=True)) / total if total else 0.0
 
 
 def in_a_line(audit: ClientAudit) -> str:
@@ -174,7 +236,8 @@ def in_a_line(audit: ClientAudit) -> str:
     return f"{told}; {back:,} fell back to the original answer{why}"
 
 
-def _summary(rows: Sequence[AuditRow]) -> ClientAudit:
+def client_audit(rows: Sequence[AuditRow]) -> ClientAudit:
+    """One client's."""
     kept = [row.kept for row in rows]
     reasons = Counter(reason for row in rows for reason in row.reasons)
     return ClientAudit(
@@ -183,11 +246,12 @@ def _summary(rows: Sequence[AuditRow]) -> ClientAudit:
         fell_back=1.0 - fmean(kept),
         changed=fmean(row.changed for row in rows),
         drafts=fmean(row.draws for row in rows),
+        words_before=sum(row.before.words for row in rows),
         filler_per_1000_before=_filler([row.before for row in rows]),
         repeated_4_before=fmean(row.before.repeated_4 for row in rows),
         written=_measured(rows, [True] * len(rows)),
         trained=_measured(rows, kept),
-        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        reasons=_by_count(reasons),
         forms={
             form: FormAudit(len(held), fmean(row.kept for row in held))
             for form in FORMS
@@ -206,7 +270,9 @@ def _measured(rows: Sequence[AuditRow], rewritten: Sequence[bool]) -> Measured:
         return fmean(new and bool(getattr(row, count)) for row, new in pairs)
 
     return Measured(
+        words=sum(text.words for text in texts),
         length_ratio=median(ratios),
+        deciles=_deciles([(ratio, 1) for ratio in ratios]),
         longer_than_twice=fmean(ratio > 2 for ratio in ratios),
         filler_per_1000=_filler(texts),
         repeated_4=fmean(text.repeated_4 for text in texts),
@@ -223,6 +289,10 @@ def _measured(rows: Sequence[AuditRow], rewritten: Sequence[bool]) -> Measured:
             new and (r.negation_lost or r.negation_invented) for r, new in pairs
         ),
     )
+
+
+def _by_count(reasons: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _filler(texts: Sequence[Redundancy]) -> float:

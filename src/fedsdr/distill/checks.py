@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from fedsdr.distill.answers import call, calls, keeps_final_answer, looks_like_code
-from fedsdr.distill.facts import compare_facts
-from fedsdr.distill.languages import language, language_of
-from fedsdr.distill.words import is_list_item, plain, sentences, words
+from fedsdr.text.checkable import call, calls, keeps_final_answer, looks_like_code
+from fedsdr.text.facts import compare_facts
+from fedsdr.text.languages import language, language_of
+from fedsdr.text.words import is_list_item, plain, sentences, words
 from fedsdr.types import Example
 
 # The first five are those of the SDFT code (sail-sg/sdft); the others are phrases of our templates

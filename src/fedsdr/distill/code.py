@@ -8,9 +8,9 @@ import re
 import warnings
 from functools import lru_cache
 
-from fedsdr.distill.answers import looks_like_code
-from fedsdr.distill.words import code_blocks
 from fedsdr.sandbox import run_python
+from fedsdr.text.checkable import looks_like_code
+from fedsdr.text.words import code_blocks
 from fedsdr.types import Example
 
 _MOST_CUTS = 60

@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from fedsdr.distill.hosts import is_here, refusal
 from fedsdr.distill.reply import BadReply, complaint, read_answer, read_draft
 from fedsdr.distill.selection import Draft
 from fedsdr.distill.wire import LARGEST_ANSWER, NotHere, TooLarge, TooLate, Wire
 from fedsdr.errors import RecipeError
+from fedsdr.recipe.hosts import is_here, refusal
 
 Then = Literal["again", "busy", "down", "row", "stop"]
 LONGEST_WAIT = 600.0  # seconds that a server may ask for

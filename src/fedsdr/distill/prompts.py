@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from fedsdr.distill.answers import has_checkable_form
 from fedsdr.errors import RecipeError, nearest
+from fedsdr.text.checkable import has_checkable_form
 from fedsdr.types import Example
 
 

@@ -6,7 +6,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from fedsdr.distill.words import plain, sentences, words
+from fedsdr.text.words import plain, sentences, words
 
 FILLER: tuple[str, ...] = (
     "additionally", "furthermore", "moreover", "overall", "basically", "essentially", "actually",

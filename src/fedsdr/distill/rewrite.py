@@ -22,16 +22,16 @@ from fedsdr.distill.engine import Asked, BuiltIn, Engine, Less, Teacher, as_many
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.prompts import Template, choose_template, render, template_digest
 from fedsdr.distill.remote import Remote, completion_prompt
-from fedsdr.distill.selection import Draft, Reasons, Selection, choose, judge
+from fedsdr.distill.selection import Draft, Reasons, choose, judge
 from fedsdr.errors import RecipeError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
+from fedsdr.parts.selection import Selection
 from fedsdr.tensors import derive_seed
-from fedsdr.types import Example
+from fedsdr.types import Example, Note, note_nothing
 
 # So many drafts more are there, and so many more than one a row are asked for.
 Tell = Callable[[int, int], None]
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,6 @@ class Rewriting:
 
 def tell_nobody(made: int, asked: int) -> None:
     """Nobody watches."""
-
-
-def note_nothing(text: str) -> None:
-    """Nobody reads."""
 
 
 def once(note: Note) -> Note:

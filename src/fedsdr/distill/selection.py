@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
 
 from fedsdr.distill.checks import (
     behaviour_reasons,
@@ -17,35 +14,13 @@ from fedsdr.distill.checks import (
 )
 from fedsdr.distill.code import failed_tests
 from fedsdr.distill.task import form_of, task_reasons
-from fedsdr.errors import RecipeError, SandboxError, nearest
+from fedsdr.errors import SandboxError
 from fedsdr.model.classifier import entailment_class, load_classifier
+from fedsdr.parts.selection import Rule, Selection
 from fedsdr.sandbox import available
 from fedsdr.types import Example
 
-Rule = Literal["none", "sdft", "facts", "task"]
 Reasons = tuple[str, ...]
-MOST_DRAWS = 64
-_RESAMPLE = re.compile(r"resample\(\s*(-?\d+)\s*(?:,\s*(.*\S)\s*)?\)", re.DOTALL)
-_RULE = re.compile(
-    r"(?P<rule>none|sdft|facts|task)(?P<tests>\s*\+\s*tests)?"
-    r"(?:\s*\+\s*nli\(\s*(?P<least>[0-9.]{1,20})\s*,\s*(?P<folder>[^()]*[^()\s])\s*\))?"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """`none`: every rewrite, whatever it says. `sdft`: the checks of the SDFT code. `facts`: those,
-    and no number, name, date or negation lost or invented. `task`: what the answer would be judged
-    by, and no refusal. `+tests`: code passes the tests that the original passes. `+nli(p, FOLDER)`:
-    a classifier finds original and rewrite to entail each other. `resample(n, rule)`: up to `n`
-    drafts, the first that passes."""
-
-    name: str
-    rule: Rule
-    draws: int = 1
-    tests: bool = False
-    entailed: float = 0.0
-    classifier: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +41,12 @@ class Choice:
     reasons: Reasons
 
 
-def parse_selection(text: str) -> Selection:
-    """What it asks of this machine (a classifier, a sandbox) is looked for now, not after hours."""
-    name = text.strip()
-    if not (resample := _RESAMPLE.fullmatch(name)):
-        return _parse_rule(name, text)
-    # Bounded before int(): Python refuses to read thousands of digits.
-    draws = int(resample[1]) if len(resample[1]) <= 4 else MOST_DRAWS + 1
-    if not 1 <= draws <= MOST_DRAWS:
-        raise RecipeError(f"selection {text!r}: n must lie between 1 and {MOST_DRAWS}.")
-    rule = _parse_rule(resample[2] or "facts", text)
-    name = f"resample({draws}, {rule.name})" if resample[2] else f"resample({draws})"
-    return Selection(name, rule.rule, draws, rule.tests, rule.entailed, rule.classifier)
+def refuse_unready(selection: Selection) -> None:
+    """What a rule asks of this machine is looked for before anything runs, not after hours."""
+    if selection.tests and (refusal := available()) is not None:
+        raise SandboxError(f"selection {selection.name!r} runs model-written code: {refusal}")
+    if selection.classifier is not None:
+        entailment_class(selection.classifier)
 
 
 def judge(selection: Selection, drafts: Sequence[tuple[Example, Draft]]) -> list[Reasons]:
@@ -117,36 +86,6 @@ def choose(example: Example, drafts: Sequence[Draft], judged: Sequence[Reasons])
             return Choice(drafts[draw].text, kept=True, draw=draw, reasons=())
         reasons |= dict.fromkeys(refused)
     return Choice(example.response, kept=False, draw=None, reasons=tuple(reasons))
-
-
-def _parse_rule(rule: str, text: str) -> Selection:
-    found = _RULE.fullmatch(rule)
-    if not found:
-        known = ("none", "sdft", "facts", "task", "task+tests", "resample(4)", "resample(4, task)")
-        raise RecipeError(
-            f"selection {text!r} is not one of none, sdft, facts, task, resample(n), "
-            "resample(n, rule), with +tests behind task and +nli(0.5, FOLDER) behind any."
-            f"{nearest(rule, known)}"
-        )
-    name, folder, least = found["rule"], found["folder"], 0.0
-    tests = found["tests"] is not None
-    if tests:
-        if name != "task":
-            raise RecipeError(f"selection {text!r}: +tests belongs to task; write task+tests")
-        if (refusal := available()) is not None:
-            raise SandboxError(f"selection {text!r} runs model-written code: {refusal}")
-        name += "+tests"
-    if folder is not None:
-        try:
-            least = float(found["least"])
-        except ValueError:
-            least = -1.0
-        if not 0 < least < 1:
-            raise RecipeError(f"selection {text!r}: nli's probability must lie between 0 and 1")
-        entailment_class(Path(folder).expanduser())
-        name += f"+nli({least:g}, {folder})"
-    classifier = Path(folder).expanduser() if folder is not None else None
-    return Selection(name, cast(Rule, found["rule"]), 1, tests, least, classifier)
 
 
 def _own_reasons(selection: Selection, example: Example, draft: Draft) -> Reasons:

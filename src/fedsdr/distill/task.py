@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal, cast, get_args
 
-from fedsdr.distill.answers import call, calls, final_answer, keeps_final_answer, looks_like_code
 from fedsdr.distill.code import code_reasons
-from fedsdr.distill.facts import compare_facts
-from fedsdr.distill.labels import is_label, label_reasons, option_reasons, turned_round
-from fedsdr.distill.languages import language_of
+from fedsdr.text.checkable import call, calls, final_answer, keeps_final_answer, looks_like_code
+from fedsdr.text.facts import compare_facts
+from fedsdr.text.labels import is_label, label_reasons, option_reasons, turned_round
+from fedsdr.text.languages import language_of
 
 Form = Literal["call", "code", "option", "label", "result", "prose"]
 _JSON_START = re.compile(r"[{\[]\s*[{\[\"]")

@@ -71,7 +71,13 @@ class Comparison:
 def compare(
     results: Sequence[RunResult], contrasts: Sequence[Contrast], measures: Sequence[str]
 ) -> Comparison:
-    """The table over seeds of every deployed mix, and what came out of each contrast."""
+    """The table over seeds of every deployed mix, and what came out of each contrast.
+
+    Args:
+        results: Of `read_results`.
+        contrasts: What is claimed to be better than what.
+        measures: The table's columns.
+    """
     _check_runs(results)
     _check_contrasts(contrasts)
     known = {m for run in results for scores in run.scores.values() for m in scores}

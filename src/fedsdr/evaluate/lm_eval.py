@@ -2,7 +2,7 @@
 
 Stricter than there: nothing is scored before the adapter was seen to change the logits, nothing is
 fetched from a hub, and no task may run what the model wrote. Importing this module needs the extra
-`fedsdr[lm-eval]`; `fedsdr.lm_eval_run` says so where it is missing.
+`fedsdr[lm-eval]`; `fedsdr.jobs.lm_eval` says so where it is missing.
 """
 
 from __future__ import annotations

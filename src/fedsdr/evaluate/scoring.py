@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,10 +17,9 @@ from fedsdr.data.render import Rendered, render, render_prompt
 from fedsdr.distill.generate import Progress, Sampling, generate_stacked, no_progress
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import PerInput, mix_weights
-from fedsdr.step import summed_nll
-from fedsdr.types import ClientData, Example
+from fedsdr.training.step import summed_nll
+from fedsdr.types import ClientData, Example, Split
 
-Split = Literal["validation", "test"]
 LARGEST_STACK = 1 << 27  # numbers in one branch of all models that answer side by side
 
 

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from fedsdr.data.batches import Block, make_block
 from fedsdr.data.render import render, render_prompt
 from fedsdr.evaluate.scoring import Worn
-from fedsdr.model.injection import Disturbance, Injected
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Algorithm, PerInput, mix_weights
-from fedsdr.parts.objectives import Predicted
-from fedsdr.step import predict
+from fedsdr.parts.injection import Disturbance
+from fedsdr.parts.objectives import Injected, Predicted
 from fedsdr.tensors import generator
+from fedsdr.training.step import predict
 from fedsdr.types import Example
 
 SIGMAS = (0.3, 1.0, 3.0)

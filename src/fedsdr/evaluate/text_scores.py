@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedsdr.data.render import render_prompt
-from fedsdr.evaluate.scoring import HeldOutLoss, Scorer, Split, Worn
-from fedsdr.types import ClientData, Example
+from fedsdr.evaluate.scoring import HeldOutLoss, Scorer, Worn
+from fedsdr.types import ClientData, Example, Split
 
 # Scripts that write no spaces count character by character.
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from fedsdr.errors import ModelError
 from fedsdr.model.base import BaseModel, in_out, linear_layers
 from fedsdr.model.flat import Rows, current_rows
-from fedsdr.model.injection import Injected
 from fedsdr.model.targets import choose_layers, renamed_layers
+from fedsdr.parts.objectives import Injected
 from fedsdr.tensors import generator
 from fedsdr.types import FOLD
 

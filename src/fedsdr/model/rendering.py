@@ -23,7 +23,7 @@ from typing import Any, cast
 from fedsdr.errors import ModelError
 from fedsdr.model import template_language
 from fedsdr.model.fresh import CHAT_TEMPLATE
-from fedsdr.model.templates import BOS, TEMPLATES
+from fedsdr.text.templates import BOS, TEMPLATES
 
 WAIT = 60.0  # seconds by the clock: another process may have the processor
 TIMES, ROOM = 8, 1 << 20  # as many characters may come out for each that went in, and so many more

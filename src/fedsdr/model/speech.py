@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fedsdr.errors import DataError, ModelError
 from fedsdr.model.rendering import GUARD, HALF, OTHER, TemplateFailure, render_chat
-from fedsdr.model.templates import BOS, PLAIN_TEMPLATE, TEMPLATES, check_choice
+from fedsdr.text.templates import BOS, PLAIN_TEMPLATE, TEMPLATES, check_choice
 
 Conversation = Sequence[Mapping[str, str]]
 NO_TEMPLATE = "the tokenizer has no chat template: fedsdr's plain one is used"

@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedsdr.errors import RecipeError
-from fedsdr.parts.combine import Combine, Mean
-from fedsdr.parts.downlink import Downlink, Same
-from fedsdr.parts.filters import Filter
+from fedsdr.parts.combine import Combine, Downlink, Filter, Mean, Same
 from fedsdr.parts.mix import is_part, refuse_weights, weights_of
 from fedsdr.parts.moves import Move
 from fedsdr.parts.objectives import CrossEntropy, Objective
-from fedsdr.parts.views import View
+from fedsdr.parts.views import Mixed, Rewritten, View
 from fedsdr.parts.when import EVERY_ROUND, When
 from fedsdr.types import FOLD
 
@@ -172,6 +170,16 @@ class Algorithm:
         """The branches of which a client keeps a part, or all, to itself."""
         changed = set[str]().union(*(s.trains() | s.moves() for s in self.stages))
         return tuple(b for b in self.branches() if self._is_personal(b, changed))
+
+    def is_personal(self, mix: str | PerInput) -> bool:
+        """Whether every client has a model of its own by this mix."""
+        return isinstance(mix, PerInput) or bool(set(split_mix(mix)) & set(self.personal()))
+
+    def rewritten_views(self) -> list[Rewritten]:
+        """Of all terms, in their order."""
+        views = [term.view for stage in self.stages for term in stage.terms]
+        inner = [view.rewritten if isinstance(view, Mixed) else view for view in views]
+        return [view for view in inner if isinstance(view, Rewritten)]
 
     def shares(self, name: str) -> bool:
         """Whether a tensor ("R/<layer>.A") is of what goes up."""

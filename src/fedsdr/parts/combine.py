@@ -1,4 +1,5 @@
-"""Combine: the server's rule, from the clients' changes to the next shared state.
+"""The server's side of an algorithm: what it sends down, what becomes of the clients' changes
+before they are combined (filters), and the rule from them to the next shared state.
 
 Updates come as a re-iterable sequence sorted by client id (they lie on disk), so a mean holds one
 adapter in memory, not one per client, and the order in which clients answered cannot matter.
@@ -18,6 +19,24 @@ from fedsdr.types import ServerState, Update
 
 class Combine(Protocol):
     def __call__(self, state: ServerState, updates: Iterable[Update]) -> ServerState: ...
+
+
+class Filter(Protocol):
+    def __call__(self, state: ServerState, updates: Iterable[Update]) -> Iterable[Update]: ...
+
+
+class Downlink(Protocol):
+    def __call__(self, state: ServerState, rank: int | None) -> Mapping[str, Tensor]:
+        """What a client of this rank gets (None: the full rank)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The same for all."""
+
+    def __call__(self, state: ServerState, rank: int | None) -> Mapping[str, Tensor]:
+        return state.shared
 
 
 @dataclass(frozen=True, slots=True)

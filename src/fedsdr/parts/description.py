@@ -1,13 +1,14 @@
 """What a value is, in words: the same words for the same value, in any process.
 
     described(fedprox(mu=5), "algorithm")
-    {"algorithm": "fedsdr.parts.algorithm.Algorithm",
+    {"algorithm": "fedsdr.Algorithm",
      "algorithm.name": "'fedprox'",
      "algorithm.stages[0].terms[0].objective.terms[1].mu": "5.0", ...}
 
 Fields at their default are left out, so that one which a later version adds changes nothing. Code
 that is not fedsdr's own (a class, a function, a lambda) counts by its name and a digest of what it
-was compiled to; what it calls in its turn does not.
+was compiled to; what it calls in its turn does not. In which of fedsdr's rooms something lives does
+not count: it may move.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import enum
 import functools
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -33,6 +35,7 @@ MOST, LONGEST, DEEPEST = 300, 200, 40  # lines, characters of one, levels
 CODE = "(code)"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 OURS = {"fedsdr", "torch", *sys.stdlib_module_names}
+HOME = re.compile(r"\bfedsdr\.(?:[a-z_0-9]+\.)+")  # older runs hold it
 Described = dict[str, str]
 
 
@@ -51,7 +54,7 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     for path in sorted({*before, *now}):
         old, new = before.get(path), now.get(path)
         other = path.endswith(CODE) and old and new and old.split()[0] != new.split()[0]
-        if old != new and not other:
+        if HOME.sub("fedsdr.", old or "") != (new or "") and not other:
             return f"{path} is {new or 'the default'} and was {old or 'the default'}"
     return None
 
@@ -92,7 +95,7 @@ def _plain(value: object) -> str | None:
     if isinstance(value, type):
         return f"class {_name(value)}"
     if isinstance(value, BuiltinFunctionType):
-        return f"function {value.__module__}.{value.__qualname__}"
+        return f"function {_name(value)}"
     if isinstance(value, Tensor):
         return f"tensor {digest({'': value})}"
     if isinstance(value, torch.Generator):
@@ -114,7 +117,7 @@ def _callable(
         yield from _lines(f"{path}.__func__", value.__func__, inside)
         yield from _lines(f"{path}.__self__", value.__self__, inside)
     else:
-        yield path, f"function {value.__module__}.{value.__qualname__}"
+        yield path, f"function {_name(value)}"
         if _foreign(value.__module__):
             yield f"{path} {CODE}", f"{PYTHON} {_sha(_code(value.__code__))}"
         for place, own in enumerate(value.__defaults__ or ()):
@@ -231,8 +234,9 @@ def _kind(value: object) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else _name(kind)
 
 
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _name(of: type | FunctionType | BuiltinFunctionType) -> str:
+    home = of.__module__ or ""
+    return f"{'fedsdr' if home.startswith('fedsdr.') else home}.{of.__qualname__}"
 
 
 def _named(key: object) -> str:

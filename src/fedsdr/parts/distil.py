@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsdr.model.injection import Injection
-from fedsdr.parts.objectives import Local, Predicted
+from fedsdr.parts.objectives import Injection, Local, Predicted
 
 TokenWeights = Literal["uniform", "confidence", "gold"]
 LayerWeights = Literal["uniform", "depth", "drift"]

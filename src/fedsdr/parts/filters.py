@@ -11,7 +11,6 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +18,6 @@ from torch import Tensor
 from fedsdr.errors import RecipeError, RoundFailed
 from fedsdr.parts.robust import stacks
 from fedsdr.types import ServerState, Tensors, Update
-
-
-class Filter(Protocol):
-    def __call__(self, state: ServerState, updates: Iterable[Update]) -> Iterable[Update]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsdr.parts import lowrank
-from fedsdr.parts.combine import Mean
-from fedsdr.parts.downlink import Downlink, Same
+from fedsdr.parts.combine import Downlink, Mean, Same
 from fedsdr.parts.lora_rules import mean_product, named, pairs, without_r
 from fedsdr.parts.lowrank import Pair
 from fedsdr.tensors import generator

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fedsdr.errors import RecipeError
 from fedsdr.parts import lowrank
-from fedsdr.parts.combine import Mean, moved, weighted_mean
-from fedsdr.parts.downlink import Downlink, Same
+from fedsdr.parts.combine import Downlink, Mean, Same, moved, weighted_mean
 from fedsdr.parts.lowrank import Pair
 from fedsdr.types import ServerState, Update
 

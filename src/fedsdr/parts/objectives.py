@@ -6,13 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
-
-from fedsdr.model.head import Outputs
-from fedsdr.model.injection import Injection
 
 Through = Literal["now", "start", "base"]
 Where = Literal["response", "input"]
+
+
+class Outputs(Protocol):
+    """What the model says at n places; how, its room knows."""
+
+    def logits(self) -> Tensor:
+        """[n, V], made once."""
+        ...
+
+    def nll(self, targets: Tensor) -> Tensor:
+        """[n]: −log p(target), in fp32 at least."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,28 @@ class Predicted:
     def nll(self) -> Tensor:
         """[n]: −log p(token)."""
         return self.outputs.nll(self.targets)
+
+
+class Injected(Protocol):
+    """An injection at work, for one forward pass of K clients. Rows stand as [K, n, ...]; without
+    padding as [N, ...], and then the latent dimensions of all clients side by side."""
+
+    def latent(self, layer: str, hidden: Tensor) -> Tensor:
+        """A·h, before B."""
+        ...
+
+    def output(self, layer: str, change: Tensor) -> Tensor:
+        """B·A·h."""
+        ...
+
+
+class Injection(Protocol):
+    def draw(
+        self, noise: Sequence[torch.Generator], lengths: Tensor, progress: Sequence[float]
+    ) -> Injected:
+        """One disturbance per client, from its own generator; `lengths` are the rows', client by
+        client, equally many each; `progress`: how far each client is in its stage."""
+        ...
 
 
 class Local(Protocol):

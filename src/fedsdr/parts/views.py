@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import RecipeError
+from fedsdr.parts.selection import parse_selection
 
 Teacher = Literal["base", "global"]
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedsdr.errors import CorruptArtifact, FedsdrError, RecipeError, RunError
+from fedsdr.evaluate.finished import RESULTS, SEAL, sealed
+from fedsdr.recipe.yaml import load_yaml
 from fedsdr.report.record import Row, RunRecord, State, natural
 from fedsdr.report.safe_text import LONGEST_SENTENCE, short
 from fedsdr.report.shapes import RESULTS as SCORED
 from fedsdr.report.shapes import amount, each, fields
 from fedsdr.report.stored import json_object, shaped, shaped_object, shaped_rows
-from fedsdr.results import RESULTS, SEAL, sealed
 from fedsdr.runs import identity
 from fedsdr.runs.lock import LOCK, signed_by
-from fedsdr.tree import load_yaml
 
 __all__ = ["RunRecord", "read_record", "read_records"]
 

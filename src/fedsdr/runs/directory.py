@@ -177,6 +177,11 @@ class RunDirectory:
         last = newest(self._state_rounds(client_id), before_round)
         return None if last is None else self._load(state_at(client_id, last))[0]
 
+    def own_tensors(self, client_id: str, round: int) -> Tensors:
+        """A client's personal tensors as they were after a round."""
+        state = self.load_client_state(client_id, round + 1)
+        return state.tensors.get("branches", {}) if state is not None else {}
+
     def prune_client_states(self, under_way: int | None = None) -> None:
         """Keep what the checkpoints count on; of a round that is under way, what goes with the
         updates that wait."""

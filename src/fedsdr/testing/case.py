@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from fedsdr.cohort.in_process import InProcessCohort
-from fedsdr.loop import ROUNDS as ROWS
+from fedsdr.coordinator.loop import ROUNDS as ROWS
+from fedsdr.jobs.plan.wire import Wire
 from fedsdr.model.lora import BranchSpec
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.plan.wire import Wire
+from fedsdr.parts.local import LocalSettings
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.testing.report import CheckFailed
 from fedsdr.testing.toy import SPECS, Toy, clients, tiny_base, toy
-from fedsdr.types import ClientData, Lost, Order, Tensors, Update
+from fedsdr.types import ClientData, Lost, Order, Report, Tensors, Update
 
 SIZES, ASKED, STACK, ROUNDS = (2, 7, 4, 1, 3), 4, 3, 3  # four of five clients a round: 3 + 1
 PRIVACY = "nothing personal is sent"
@@ -70,7 +70,9 @@ class Listener:
     backwards: bool
     heard: list[Answer] = field(default_factory=lambda: list[Answer]())
 
-    def ask(self, orders: Sequence[Order], answered: Collection[str]) -> Iterator[Update | Lost]:
+    def ask(
+        self, orders: Sequence[Order], answered: Collection[str]
+    ) -> Iterator[Update | Report | Lost]:
         by_client = {order.client_id: order for order in orders}
         asked = list(reversed(orders)) if self.backwards else orders
         answers = self.cohort.ask(asked, answered)
@@ -80,10 +82,10 @@ class Listener:
             yield answer
 
     def _hear(self, order: Order, update: Update) -> None:
-        allowed = self.wire.up(order.round, self.cohort.branches.rank(order.client_id))
+        allowed = self.wire.up(order.round, self.cohort.site.branches.rank(order.client_id))
         for name in update.shared.keys() - allowed.keys():
             raise CheckFailed(PRIVACY, f"it is sent, which share {self._share()} does not", name)
-        state = self.cohort.run.load_client_state(order.client_id, order.round + 1)
+        state = self.cohort.site.run.load_client_state(order.client_id, order.round + 1)
         private = state.tensors.get("branches", {}) if state is not None else {}
         self.heard.append(Answer(order, update, private))
 
@@ -160,14 +162,14 @@ class Case:
         ) as one:
             if resume:
                 one.run.recover()
-            one.cohort.run = Mortal(one.run.root, fuses or {})
+            one.cohort.site.run = Mortal(one.run.root, fuses or {})
             return _played(one, backwards)
 
 
 def _played(one: Toy, backwards: bool) -> Run:
     ranks = {branch: layout.spec.rank for branch, layout in one.lora.layouts.items()}
     listener = Listener(one.cohort, Wire(one.algorithm, one.lora.shapes, ranks), backwards)
-    asked = min(ASKED, len(one.cohort.clients))
+    asked = min(ASKED, len(one.cohort.site.clients))
     outcome = one.play(ROUNDS, cohort=listener, participation=float(ASKED), quorum=asked)
     tensors = {**one.tensors(outcome), **{f"slots:{n}": t for n, t in outcome.state.slots.items()}}
     start = {n: t for b, flat in one.branches.start.items() for n, t in _named(one, b, flat)}

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.fedsd import boosted
 from fedsdr.data.render import render
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.combine import Mean
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.objectives import CrossEntropy
 from fedsdr.parts.views import Raw
 from fedsdr.testing.case import ROUNDS, SIZES, STACK, Case, Killed, Make, Run, compared, largest

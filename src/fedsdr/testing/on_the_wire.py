@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedsdr.jobs.plan.wire import numbers
 from fedsdr.parts.mix import is_part
-from fedsdr.plan.wire import numbers
 from fedsdr.tensors import nbytes
 from fedsdr.testing.case import PRIVACY, ROUNDS, Answer, Case, Run
 from fedsdr.testing.report import CheckFailed, Figures

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fedsdr.data.batches import draw_steps
 from fedsdr.data.render import Rendered
 from fedsdr.model.base import BaseModel
-from fedsdr.optimizer import LocalSettings
+from fedsdr.parts.local import LocalSettings
 from fedsdr.tensors import derive_seed
 
 Pairs = Mapping[str, tuple[nn.Parameter, nn.Parameter]]  # layer -> A, B

@@ -14,20 +14,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedsdr.assembly import assemble, given
-from fedsdr.cohort.branches import Branches
 from fedsdr.cohort.in_process import InProcessCohort
-from fedsdr.config import build_recipe
+from fedsdr.coordinator.loop import Cohort, Judge, LoopSettings, Outcome, run_rounds
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
-from fedsdr.loop import Cohort, Judge, LoopSettings, Outcome, run_rounds
+from fedsdr.jobs.assembly import assemble, given
 from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
 from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
+from fedsdr.parts.local import LocalSettings
+from fedsdr.recipe.settings import build_recipe
 from fedsdr.runs.directory import RunDirectory
+from fedsdr.site.branches import Branches
+from fedsdr.site.site import Site
 from fedsdr.tensors import generator
 from fedsdr.types import ClientData, Example, ServerState, Tensors
 
@@ -54,13 +55,13 @@ class Toy:
         self, rounds: int = 3, judge: Judge | None = None, cohort: Cohort | None = None, **more: Any
     ) -> Outcome:
         chosen: dict[str, Any] = {"run": "toy", "seed": SEED, "lr": RATE} | more
-        names = sorted(self.cohort.clients)
+        names = sorted(self.cohort.site.clients)
         return run_rounds(
             self.algorithm,
             cohort or self.cohort,
             names,
             ServerState(0, self.branches.first(), seed=SEED, clients=len(names)),
-            self.cohort.run,
+            self.cohort.site.run,
             LoopSettings(rounds=rounds, ranks=self.branches.ranks, **chosen),
             self.lora.base.digest,
             judge,
@@ -69,7 +70,7 @@ class Toy:
     def tensors(self, outcome: Outcome) -> Tensors:
         """All that training decided: what is shared, and what each client keeps."""
         kept: dict[str, Tensor] = dict(outcome.state.shared)
-        for client in sorted(self.cohort.clients):
+        for client in sorted(self.cohort.site.clients):
             state = self.run.load_client_state(client, outcome.state.round + 1)
             own = state.tensors.get("branches", {}) if state is not None else {}
             kept |= {f"{client}:{name}": tensor for name, tensor in own.items()}
@@ -91,7 +92,7 @@ def toy(
     resume: bool = False,
     **more: Any,
 ) -> Generator[Toy]:
-    """As `fedsdr.experiment` puts a run together, with everything at hand. The branch S has a spec
+    """As `fedsdr.jobs.train` puts a run together, with everything at hand. The branch S has a spec
     of its own, all others that of R."""
     lora: dict[str, dict[str, Any]] = {
         b: {"rank": spec.rank, "alpha": spec.alpha} for b, spec in specs.items()
@@ -104,10 +105,11 @@ def toy(
         run = (
             RunDirectory.open(root) if resume else RunDirectory.create(root, "toy", {"run": "toy"})
         )
-        cohort = InProcessCohort(
+        site = Site(
             lora=built.lora,
             algorithm=algorithm,
             clients={c.client_id: c for c in built.trained},
+            scored=dict(data),
             run=run,
             branches=built.branches,
             training=training or LocalSettings(batch=3),
@@ -115,9 +117,10 @@ def toy(
             cache=cache or root / "rewrites",
             stack=stack,
             max_length=256,
+            seed=SEED,
             **more,
         )
-        yield Toy(algorithm, cohort, built.branches, run, built.lora)
+        yield Toy(algorithm, InProcessCohort(site), built.branches, run, built.lora)
     finally:
         built.close()
         torch.set_num_threads(threads)

@@ -15,19 +15,19 @@ from fedsdr.algorithms.fdsp import fdsp
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.objectives import with_objectives
 from fedsdr.algorithms.registry import options
-from fedsdr.config import read_recipe
 from fedsdr.errors import RecipeError
+from fedsdr.jobs.sweep import read_sweep
 from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
-from fedsdr.model.injection import Disturbance
 from fedsdr.model.loading import load_base
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.distil import Consistent, Distilled, Represented
+from fedsdr.parts.injection import Disturbance
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.objectives import CrossEntropy, Sum
-from fedsdr.step import LocalStep
-from fedsdr.sweep import read_sweep
+from fedsdr.recipe.settings import read_recipe
 from fedsdr.tensors import digest
+from fedsdr.training.step import LocalStep
 from fedsdr.types import ClientData, Example, Tensors
 from toy import TEXTS, clients, largest_difference, loud, moved, toy
 

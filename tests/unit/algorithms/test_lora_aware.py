@@ -22,8 +22,7 @@ from fedsdr.algorithms.lora_fair import lora_fair
 from fedsdr.algorithms.rolora import rolora
 from fedsdr.errors import RecipeError
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.parts.combine import Mean, weighted_mean
-from fedsdr.parts.downlink import Same
+from fedsdr.parts.combine import Mean, Same, weighted_mean
 from fedsdr.parts.fold_rules import MeanAndResidual, Merged
 from fedsdr.parts.lora_rules import Aligned, PaddedMean, Refactored, Refined, Truncated
 from fedsdr.parts.views import Rewritten

@@ -26,18 +26,18 @@ from fedsdr.algorithms.fedsdr import fedsdr
 from fedsdr.algorithms.local import local
 from fedsdr.algorithms.pfedlora import pfedlora
 from fedsdr.algorithms.scaffold import scaffold
-from fedsdr.cohort.branches import block_of
 from fedsdr.data.render import Rendered, render
 from fedsdr.errors import RecipeError
 from fedsdr.evaluate.scoring import Worn
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, StackedLora
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Algorithm, PerInput, Stage, mix_weights
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.outer import Nesterov
 from fedsdr.parts.when import When
+from fedsdr.site.branches import block_of
 from fedsdr.tensors import digest
-from fedsdr.train import StageJob, train_stage
+from fedsdr.training.stage import StageJob, train_stage
 from fedsdr.types import Tensors
 from overheard import Died, Mortal, Overheard
 from toy import clients, examples, largest_difference, moved, of, own, toy
@@ -213,10 +213,10 @@ def test_ditto_s_global_model_is_fedavg_s(base64: BaseModel, tmp_path: Path) -> 
 def test_ditto_without_its_pull_is_training_alone(base64: BaseModel, tmp_path: Path) -> None:
     with toy(base64, ditto(lam=0.0), tmp_path / "ditto", clients(SIZES)) as one:
         one.play(rounds=3)
-        ours = {c: of(own(one, c, 3), "V") for c in one.cohort.clients}
+        ours = {c: of(own(one, c, 3), "V") for c in one.cohort.site.clients}
     with toy(base64, behind(local(), 1), tmp_path / "local", clients(SIZES)) as one:
         one.play(rounds=3)
-        theirs = {c: of(own(one, c, 3), "R") for c in one.cohort.clients}
+        theirs = {c: of(own(one, c, 3), "R") for c in one.cohort.site.clients}
     assert all(digest(ours[c]) == digest(theirs[c]) for c in ours)
 
 
@@ -263,7 +263,7 @@ def test_fedper_keeps_the_last_block_and_averages_the_rest(
         for name, tensor in state.shared.items():
             mean = sum(u.weight / total * u.shared[name] for u in heard.of_round(1).values())
             assert torch.allclose(tensor, before[name] + mean, rtol=0, atol=1e-14)
-        kept = {c: own(one, c, 1) for c in one.cohort.clients}
+        kept = {c: own(one, c, 1) for c in one.cohort.site.clients}
         assert {block_of(n) for tensors in kept.values() for n in tensors} == {1}
         assert largest_difference(kept["c0"], kept["c1"]) > 1e-3
         flats, _ = one.branches.enter(state.shared, list(kept.values()))
@@ -296,7 +296,7 @@ def test_fedala_learns_w_within_its_bounds_and_keeps_its_last_model(
         before, seen = one.branches.first(), []
         for rounds in (1, 2, 3):
             after = one.play(rounds=rounds, cohort=heard).state.shared
-            for client in one.cohort.clients:
+            for client in one.cohort.site.clients:
                 change = heard.of_round(rounds)[client].shared
                 last = {n: before[n] + change[n] for n in change}
                 assert largest_difference(of(own(one, client, rounds), "L"), of(last, "R")) < 1e-12

@@ -12,10 +12,10 @@ from fedsdr.algorithms.fedsd import boosted
 from fedsdr.algorithms.scaffold import scaffold
 from fedsdr.data.render import render
 from fedsdr.model.base import BaseModel
-from fedsdr.optimizer import LocalSettings
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.views import Rewritten
 from fedsdr.tensors import digest
-from fedsdr.train import StageJob, train_stage
+from fedsdr.training.stage import StageJob, train_stage
 from overheard import Died, Mortal, Overheard
 from toy import clients, largest_difference, of, own, toy
 
@@ -80,7 +80,7 @@ def test_the_correction_has_the_right_sign(base64: BaseModel, tmp_path: Path) ->
         one.play(rounds=2, lr=0.5)
         second = of(own(one, "c1", 2), "K")
         w = one.branches.stack(before)["R"]
-        rows = [render(base64, e, 256) for e in one.cohort.clients["c1"].train]
+        rows = [render(base64, e, 256) for e in one.cohort.site.clients["c1"].train]
         end = train_stage(one.lora, plain, {"R": w}, [StageJob("c1", (rows,), 1)], how, 1.0)
         gradient = one.lora.layouts["R"].named((w - end.flats["R"])[0])
     assert largest_difference(second, gradient) < 1e-6  # Llama's norms are in single precision
@@ -95,7 +95,7 @@ def test_the_server_s_control_is_the_mean_of_the_own_ones(
     with toy(base64, scaffold(), tmp_path / "run", clients(SIZES), training=WAYS[way]) as one:
         for rounds in (1, 2, 3):
             state = one.play(rounds=rounds, lr=0.1).state
-            controls = [of(own(one, c, rounds), "K") for c in one.cohort.clients]
+            controls = [of(own(one, c, rounds), "K") for c in one.cohort.site.clients]
             shares = [size / sum(SIZES) for size in SIZES]
             mean = {
                 n: sum(p * k[n] for p, k in zip(shares, controls, strict=True)) for n in controls[0]

@@ -16,8 +16,8 @@ from fedsdr.algorithms.flora import flora
 from fedsdr.algorithms.local import local
 from fedsdr.algorithms.server import with_server_rule
 from fedsdr.errors import RecipeError
-from fedsdr.parts.combine import Combine
-from fedsdr.parts.filters import Filter, Krum, NormClip
+from fedsdr.parts.combine import Combine, Filter
+from fedsdr.parts.filters import Krum, NormClip
 from fedsdr.parts.robust import CoordinateMedian, GeometricMedian, TrimmedMean
 
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from fedsdr.cli.app import app
 from fedsdr.cli.plan_view import show_plan
-from fedsdr.config import build_recipe
-from fedsdr.plan import make_plan
-from fedsdr.plan.shape import Plan
+from fedsdr.jobs.plan import make_plan
+from fedsdr.jobs.plan.shape import Plan
+from fedsdr.recipe.settings import build_recipe
 
 SAID = ["Who is Ada?", "The Ada of ward 3.", "And Bob?", "Bob went home."]
 RECIPE: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedsdr.errors import CorruptArtifact, FedsdrError, RunError
-from fedsdr.results import SEAL, default_measures, read_result, read_results, sealed
+from fedsdr.evaluate.finished import SEAL, default_measures, read_result, read_results, sealed
 from fedsdr.runs.identity import write_facts
 
 RESULTS: dict[str, Any] = {

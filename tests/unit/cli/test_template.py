@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fedsdr.config import Recipe, Section, build_recipe, parse_recipe
+from fedsdr.recipe.settings import Recipe, Section, build_recipe, parse_recipe
 
 TEMPLATE = files("fedsdr.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
 EVERYTHING_ON = re.sub(r"(?m)^(\s*)#(\w+:)", r"\1\2", TEMPLATE)

@@ -11,21 +11,35 @@ import pytest
 import torch
 
 from fedsdr.algorithms.registry import make_algorithm
-from fedsdr.cohort.branches import Branches
 from fedsdr.errors import RecipeError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.views import Mixed, Rewritten
-from fedsdr.types import Order, Tensors, Update
+from fedsdr.site.branches import Branches
+from fedsdr.site.prepare import _drawn, examples
+from fedsdr.types import Order, Task, Tensors, Update
 from toy import SPECS, Toy, clients, toy
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
-def orders(one: Toy, round: int = 1, shared: Tensors | None = None) -> list[Order]:
+def orders(
+    one: Toy, round: int = 1, shared: Tensors | None = None, task: Task = "train"
+) -> list[Order]:
     sent = shared if shared is not None else one.branches.first()
-    names = sorted(one.cohort.clients)
-    return [Order("toy", round, c, "train", 5, sent, {"lr": 0.01}) for c in names]
+    names = sorted(one.cohort.site.clients)
+    return [
+        Order(
+            run="toy",
+            round=round,
+            client_id=c,
+            task=task,
+            seed=5,
+            shared=sent,
+            settings={"lr": 0.01},
+        )
+        for c in names
+    ]
 
 
 def kept(one: Toy, client: str, round: int) -> Tensors:
@@ -173,18 +187,20 @@ def test_the_global_model_as_teacher_renewed_when_due(
     options = {"teacher": "global", "redistill_every": every}
     with toy(base64, make_algorithm("fedsd", options), tmp_path / "r", clients((2,))) as one:
         found = teachers(one, 5)
-        assert len(one.cohort.tokens) == 1, "rows of old teachers are dropped"
+        assert len(one.cohort.site.tokens) == 1, "rows of old teachers are dropped"
     assert [found.index(t) for t in found] == same
     assert "base" not in found
 
 
 def test_the_base_as_teacher_is_asked_once(base64: BaseModel, tmp_path: Path) -> None:
     with toy(base64, make_algorithm("fedsd"), tmp_path / "r", clients((2,))) as one:
-        one.cohort.prepare()
+        told = list(one.cohort.ask(orders(one, 0, task="rewrite")))
+        assert [report.values["audit"]["examples"] for report in told] == [2]
         drafts = (tmp_path / "r" / "rewrites" / "c0.jsonl").read_bytes()
         assert teachers(one, 3) == ["base"] * 3
         assert (tmp_path / "r" / "rewrites" / "c0.jsonl").read_bytes() == drafts
-        assert len(one.cohort.audit["c0"]) == 2
+        audit = (tmp_path / "r" / "rewriting_audit.jsonl").read_text().splitlines()
+        assert len(audit) == 2
 
 
 def test_no_text_of_a_record_is_in_states_updates_or_rows(
@@ -219,11 +235,12 @@ def test_which_answers_of_a_mixed_view_are_rewritten_hangs_on_the_runs_seed(
     with toy(base64, make_algorithm("fedsd"), tmp_path / "run", data) as one:
         raw = data["c0"].train
         for seed in (5, 6, 5):
-            one.cohort.rewriting = replace(one.cohort.rewriting, seed=seed)
-            drawn = [one.cohort._drawn("c0", e) < 0.5 for e in raw]
+            one.cohort.site.seed = seed
+            drawn = [_drawn(one.cohort.site, "c0", e) < 0.5 for e in raw]
             assert drawn == rewritten.setdefault(seed, drawn)
-        one.cohort.rewriting = replace(one.cohort.rewriting, seed=5)
-        mixed, whole = one.cohort.examples("c0", view), one.cohort.examples("c0", view.rewritten)
+        one.cohort.site.seed = 5
+        mixed = examples(one.cohort.site, "c0", view)
+        whole = examples(one.cohort.site, "c0", view.rewritten)
     chosen = [b if yes else a for a, b, yes in zip(raw, whole, rewritten[5], strict=True)]
     assert list(mixed) == chosen
     assert rewritten[5] != rewritten[6]

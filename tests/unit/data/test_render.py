@@ -9,7 +9,7 @@ import pytest
 from fedsdr.data.render import Rendered, messages_of, render, render_prompt
 from fedsdr.errors import DataError
 from fedsdr.model.base import BaseModel
-from fedsdr.model.templates import PLAIN_TEMPLATE
+from fedsdr.text.templates import PLAIN_TEMPLATE
 from fedsdr.types import Example, Message
 from toy import examples
 

@@ -11,7 +11,8 @@ import pytest
 
 from fedsdr.distill.audit import AuditRow, audit_row, in_a_line, summarise, write_audit
 from fedsdr.distill.prompts import TEMPLATES
-from fedsdr.distill.selection import Draft, parse_selection, select
+from fedsdr.distill.selection import Draft, select
+from fedsdr.parts.selection import parse_selection
 from fedsdr.types import Example
 
 FREE = TEMPLATES["free"]

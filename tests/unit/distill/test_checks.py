@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedsdr.distill.answers import call, calls, final_answer, looks_like_code
 from fedsdr.distill.checks import is_truncated, leaks, lost_answer
-from fedsdr.distill.facts import compare_facts, dates, numbers
-from fedsdr.distill.languages import negations
-from fedsdr.distill.names import names
 from fedsdr.distill.redundancy import (
     compression_ratio,
     count_filler,
@@ -17,7 +13,11 @@ from fedsdr.distill.redundancy import (
     redundancy,
     unsupported_share,
 )
-from fedsdr.distill.words import sentences, words
+from fedsdr.text.checkable import call, calls, final_answer, looks_like_code
+from fedsdr.text.facts import compare_facts, dates, numbers
+from fedsdr.text.languages import negations
+from fedsdr.text.names import names
+from fedsdr.text.words import sentences, words
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.assembly import Watch
+from fedsdr.coordinator.observer import Watch
 from fedsdr.data.render import render_prompt
 from fedsdr.distill import endpoint as endpoint_module
 from fedsdr.distill import remote as module
@@ -27,16 +27,16 @@ from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.engine import Teacher
 from fedsdr.distill.generate import Sampling
-from fedsdr.distill.hosts import refusal
 from fedsdr.distill.prompts import choose_template, render
 from fedsdr.distill.remote import Remote
 from fedsdr.distill.reply import LONGEST_WORDS, complaint
 from fedsdr.distill.rewrite import Rewriting, remote_engine, rewrite, rewrite_by
-from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import EndpointError, FedsdrError, RecipeError
-from fedsdr.experiment import train
+from fedsdr.jobs.train import train
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
+from fedsdr.parts.selection import parse_selection
+from fedsdr.recipe.hosts import refusal
 from fedsdr.types import Example, Message
 from rewriting_server import Reply, Script, Server, prompt_of, reference_of, serving
 from toy import SPECS, clients, recipe

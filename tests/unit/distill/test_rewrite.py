@@ -16,10 +16,10 @@ from fedsdr.distill.engine import Teacher
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.prompts import TEMPLATES, template_digest
 from fedsdr.distill.rewrite import Rewriting, rewrite
-from fedsdr.distill.selection import parse_selection
 from fedsdr.errors import RunError
 from fedsdr.model.base import BaseModel, with_template
 from fedsdr.model.lora import StackedLora
+from fedsdr.parts.selection import parse_selection
 from fedsdr.tensors import digest
 from fedsdr.types import Example
 from toy import SPECS, examples

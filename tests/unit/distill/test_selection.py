@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from fedsdr.distill import selection
-from fedsdr.distill.selection import Choice, Draft, judge, parse_selection, passes, select
+from fedsdr.distill.selection import Choice, Draft, judge, passes, refuse_unready, select
 from fedsdr.errors import ModelError, RecipeError, SandboxError
+from fedsdr.parts.selection import parse_selection
 from fedsdr.sandbox import Refusal, available
 from fedsdr.types import Example, Message
 
@@ -157,7 +158,8 @@ def test_tests_are_run_when_asked_for() -> None:
 def test_without_a_sandbox_tests_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "available", lambda: Refusal("no walls", "get some"))
     with pytest.raises(SandboxError, match=r"runs model-written code: .* no walls; get some"):
-        parse_selection("task+tests")
+        refuse_unready(parse_selection("task+tests"))
+    refuse_unready(parse_selection("task"))
     assert parse_selection("task").rule == "task"
 
 
@@ -197,7 +199,7 @@ def test_entailment_both_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_the_classifier_is_looked_for_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json"):
-        parse_selection(f"task+nli(0.5, {tmp_path / 'nowhere'})")
+        refuse_unready(parse_selection(f"task+nli(0.5, {tmp_path / 'nowhere'})"))
 
 
 def test_select_keeps_the_first_that_passes() -> None:

@@ -15,8 +15,8 @@ from fedsdr.evaluate.diagnostics.gradients import base_gradients
 from fedsdr.evaluate.diagnostics.matrix import cosines
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, StackedLora
-from fedsdr.optimizer import LocalSettings
-from fedsdr.step import summed_nll
+from fedsdr.parts.local import LocalSettings
+from fedsdr.training.step import summed_nll
 from toy import examples
 
 LOCAL = LocalSettings(batch=3, weight_decay=0.1)

@@ -12,7 +12,7 @@ from fedsdr.evaluate.diagnostics.transfer import loss_transfer, mean_loss, train
 from fedsdr.evaluate.scoring import Worn
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, StackedLora
-from fedsdr.optimizer import LocalSettings
+from fedsdr.parts.local import LocalSettings
 from toy import examples
 
 LOCAL = LocalSettings(batch=3)

@@ -27,12 +27,12 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 from peft import PeftModel  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from fedsdr import experiment  # noqa: E402
 from fedsdr.errors import AdapterError, MissingExtra, RunError, TaskError  # noqa: E402
 from fedsdr.evaluate.lm_eval import Asked, logit_change, score_tasks  # noqa: E402
 from fedsdr.evaluate.lm_eval_model import WornLM  # noqa: E402
 from fedsdr.evaluate.lm_eval_process import no_hub  # noqa: E402
-from fedsdr.lm_eval_run import evaluate_lm_eval  # noqa: E402
+from fedsdr.jobs import train as experiment  # noqa: E402
+from fedsdr.jobs.lm_eval import evaluate_lm_eval  # noqa: E402
 from fedsdr.model.base import BaseModel  # noqa: E402
 from fedsdr.model.loading import keep_norms_wide, load_base  # noqa: E402
 from fedsdr.model.lora import BranchSpec, StackedLora  # noqa: E402
@@ -416,7 +416,7 @@ def test_a_base_that_is_not_the_runs_own_is_refused(
 
 
 def test_without_the_extra_the_error_names_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsdr.lm_eval_run.find_spec", lambda name: None)
+    monkeypatch.setattr("fedsdr.jobs.lm_eval.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'fedsdr\[lm-eval\]'"):
         evaluate_lm_eval(run, ["x"])
 

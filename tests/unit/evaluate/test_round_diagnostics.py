@@ -17,10 +17,10 @@ from fedsdr.algorithms.registry import factories, make_algorithm
 from fedsdr.algorithms.server import with_server_rule
 from fedsdr.cohort import observer
 from fedsdr.cohort.observer import RoundObserver
+from fedsdr.coordinator.loop import LoopSettings, run_rounds
 from fedsdr.evaluate.diagnostics import rounds
 from fedsdr.evaluate.diagnostics.aggregation import aggregation_error, norm
 from fedsdr.evaluate.diagnostics.rounds import Beside, ClientRound, compare
-from fedsdr.loop import LoopSettings, run_rounds
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, Layout, Piece
 from fedsdr.parts.lowrank import Pair
@@ -219,7 +219,7 @@ def observed(one: Toy, rounds: int = 3, **settings: Any) -> list[dict[str, Any]]
         json.dumps(row, allow_nan=False)
         return row
 
-    names = sorted(one.cohort.clients)
+    names = sorted(one.cohort.site.clients)
     first = ServerState(0, one.branches.first(), seed=5, clients=len(names))
     chosen = LoopSettings("toy", 5, rounds, 1e-2, ranks=one.branches.ranks, **settings)
     digest = one.lora.base.digest

@@ -25,11 +25,11 @@ from fedsdr.evaluate.structure import (
     structural_stability,
 )
 from fedsdr.model.base import BaseModel
-from fedsdr.model.injection import Disturbance
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import PerInput
-from fedsdr.step import summed_nll
+from fedsdr.parts.injection import Disturbance
 from fedsdr.tensors import generator
+from fedsdr.training.step import summed_nll
 from toy import SPECS, examples
 
 ROWS = examples("structure", 40)

@@ -9,9 +9,9 @@ import torch
 from fedsdr.errors import ModelError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.checkpointing import with_checkpointing
-from fedsdr.model.injection import Disturbance
 from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
+from fedsdr.parts.injection import Disturbance
 
 IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 0]])
 LENGTHS, CHOSEN = torch.tensor([4, 3]), torch.tensor([[True] * 3, [True, True, False]])

@@ -11,9 +11,9 @@ from test_classifier import make
 
 from fedsdr import resume, run
 from fedsdr.errors import RunError
-from fedsdr.experiment import train
+from fedsdr.jobs.recorded import CLASSIFIER
+from fedsdr.jobs.train import train
 from fedsdr.model.base import BaseModel
-from fedsdr.recorded import CLASSIFIER
 from toy import clients, recipe
 
 CLIENTS = list(clients((3, 2)).values())

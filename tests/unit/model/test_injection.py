@@ -13,8 +13,9 @@ from torch import Tensor
 from fedsdr.model import flat
 from fedsdr.model.blocks import make_blocks
 from fedsdr.model.flat import Rows
-from fedsdr.model.injection import Disturbance, Injected
 from fedsdr.model.lora import BranchSpec, StackedLora
+from fedsdr.parts.injection import Disturbance
+from fedsdr.parts.objectives import Injected
 from fedsdr.tensors import generator
 
 ATTENTION, FEED_FORWARD, OTHER = "layers.0.self_attn.q_proj", "layers.0.mlp.up_proj", "score"

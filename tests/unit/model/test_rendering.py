@@ -12,7 +12,7 @@ from fedsdr.model import rendering
 from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import CHAT_TEMPLATE
 from fedsdr.model.rendering import GUARD, TemplateFailure, render_chat
-from fedsdr.model.templates import BOS, TEMPLATES
+from fedsdr.text.templates import BOS, TEMPLATES
 
 SAID = [
     {"role": "system", "content": "Be brief."},

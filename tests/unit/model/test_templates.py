@@ -18,13 +18,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from fedsdr.config import Model, build_recipe
 from fedsdr.data.render import Rendered, messages_of, render, render_prompt
 from fedsdr.errors import DataError, ModelError, RecipeError
 from fedsdr.model.base import BaseModel, TrainOn, with_template
 from fedsdr.model.loading import load_base
 from fedsdr.model.speech import DATED, NO_TEMPLATE, own_template
-from fedsdr.model.templates import CHOICES, TEMPLATES
+from fedsdr.recipe.settings import Model, build_recipe
+from fedsdr.text.templates import CHOICES, TEMPLATES
 from fedsdr.types import Example, Message
 
 ROW = Example("a", "Hi", "Hello")

@@ -15,12 +15,12 @@ from fedsdr.data.batches import make_block
 from fedsdr.data.render import render
 from fedsdr.model.base import BaseModel
 from fedsdr.model.head import Outputs
-from fedsdr.model.injection import Disturbance
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.distil import Consistent, Distilled, Represented, distances, divergence
+from fedsdr.parts.injection import Disturbance
 from fedsdr.parts.objectives import CrossEntropy, Objective, Predicted, Sum
-from fedsdr.step import LocalStep
 from fedsdr.tensors import generator
+from fedsdr.training.step import LocalStep
 from toy import SPECS, examples
 
 LN3 = math.log(3.0)

@@ -12,8 +12,8 @@ import torch
 
 from crowds import A, B, Spool, attack, crowd, flat, line, points, start, update, zeros
 from fedsdr.errors import FedsdrError, RecipeError, RoundFailed
-from fedsdr.parts.combine import Mean
-from fedsdr.parts.filters import Filter, Krum, NormClip, norm
+from fedsdr.parts.combine import Filter, Mean
+from fedsdr.parts.filters import Krum, NormClip, norm
 from fedsdr.tensors import digest
 from fedsdr.types import ServerState, Update
 

@@ -12,8 +12,8 @@ import torch
 
 from attack import snapshot
 from fedsdr.errors import FedsdrError
-from fedsdr.export.chosen import Finished
-from fedsdr.results import sealed
+from fedsdr.evaluate.finished import sealed
+from fedsdr.jobs.export.chosen import Finished
 from fedsdr.runs.artifact import save_artifact
 from fedsdr.runs.directory import RunDirectory
 from made_runs import write_run

@@ -13,5 +13,5 @@
     forgetting.py  what an adapter made the base forget
     results.py     the figures as a file that others can merge
 
-Nothing here knows a run: `fedsdr.evaluation.evaluate_tasks` puts run and benchmarks together.
+Nothing here knows a run: `fedsdr.jobs.evaluate.evaluate_tasks` puts run and benchmarks together.
 """

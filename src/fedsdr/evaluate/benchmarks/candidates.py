@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsdr.errors import RunError, nearest
 from fedsdr.evaluate.benchmarks.answerer import Answerer
-from fedsdr.parts.algorithm import Algorithm, PerInput, split_mix
+from fedsdr.parts.algorithm import Algorithm, PerInput
 from fedsdr.runs.artifact import artifacts_in
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import digest
@@ -48,13 +48,9 @@ def fixed_mixes(algorithm: Algorithm, wanted: Sequence[str]) -> dict[str, str]:
             # A benchmark's questions have no client whose data they could be like.
             if name in wanted:
                 raise RunError(f"--mix: {name!r} depends on each input, and is not scored on tasks")
-        elif name in wanted or not (wanted or is_personal(algorithm, mix)):
+        elif name in wanted or not (wanted or algorithm.is_personal(mix)):
             found[name] = mix
     return found
-
-
-def is_personal(algorithm: Algorithm, mix: str) -> bool:
-    return bool(set(split_mix(mix)) & set(algorithm.personal()))
 
 
 def candidates(
@@ -70,7 +66,7 @@ def candidates(
     for name, mix in mixes.items():
         round = rounds[name]
         shared = run.load_checkpoint(round).tensors.get("shared", {})
-        own = is_personal(algorithm, mix)
+        own = algorithm.is_personal(mix)
         for client in sorted(artifacts_in(run.root / "clients")) if own else [""]:
             state = run.load_client_state(client, round + 1) if own else None
             if own and state is None:

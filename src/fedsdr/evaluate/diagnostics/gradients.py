@@ -20,10 +20,10 @@ from torch import Tensor
 from fedsdr.data.render import Rendered
 from fedsdr.evaluate.diagnostics.transfer import Told, tell_nobody
 from fedsdr.model.lora import StackedLora
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Stage, Term
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.views import Raw
-from fedsdr.train import StageJob, train_stage
+from fedsdr.training.stage import StageJob, train_stage
 
 
 def base_gradients(

@@ -25,7 +25,7 @@ from fedsdr.evaluate.diagnostics.representations import cka, maps, mean_states
 from fedsdr.evaluate.diagnostics.texts import js_divergence, tfidf_cosine
 from fedsdr.evaluate.diagnostics.transfer import loss_transfer, train_apart
 from fedsdr.model.lora import StackedLora
-from fedsdr.optimizer import LocalSettings
+from fedsdr.parts.local import LocalSettings
 from fedsdr.tensors import generator
 from fedsdr.types import Example
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, Protocol
 
-from fedsdr.distill.answers import call, final_answer, looks_like_code
 from fedsdr.distill.checks import leaks, lost_answer, prompt_text
-from fedsdr.distill.facts import FactDifference, compare_facts
 from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
-from fedsdr.distill.words import words
 from fedsdr.evaluate.diagnostics.matrix import rounded
 from fedsdr.tensors import rng_sample
+from fedsdr.text.checkable import call, final_answer, looks_like_code
+from fedsdr.text.facts import FactDifference, compare_facts
+from fedsdr.text.words import words
 from fedsdr.types import Example
 
 ENTAILED = 0.5  # the probability from which a text counts as entailed

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from fedsdr.distill.words import words
 from fedsdr.evaluate.diagnostics.matrix import cosines
+from fedsdr.text.words import words
 
 TERMS = (
     "words, case folded (a character each in scripts without spaces), and every mark of "

@@ -11,12 +11,12 @@ from torch import Tensor
 from fedsdr.data.batches import make_block
 from fedsdr.data.render import Rendered
 from fedsdr.model.lora import StackedLora
-from fedsdr.optimizer import LocalSettings
 from fedsdr.parts.algorithm import Stage, Term
+from fedsdr.parts.local import LocalSettings
 from fedsdr.parts.views import Raw
-from fedsdr.step import summed_nll
 from fedsdr.tensors import derive_seed
-from fedsdr.train import StageJob, train_stage
+from fedsdr.training.stage import StageJob, train_stage
+from fedsdr.training.step import summed_nll
 
 Told = Callable[[int], None]  # so many clients more are done
 

@@ -1,0 +1,72 @@
+"""Gathering a round: ask the clients, let through what may count, keep it on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from fedsdr.coordinator.admit import Expected, admit
+from fedsdr.errors import CorruptArtifact, OutOfMemory, UpdateRefused
+from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.spool import read_spooled, spool
+from fedsdr.types import Lost, Order, Report, Update
+
+
+class Cohort(Protocol):
+    """Whoever holds the clients: this process, or a network."""
+
+    def ask(self, orders: Sequence[Order], answered: set[str]) -> Iterable[Update | Report | Lost]:
+        """Every client's answer to its order, in any order; all orders are of one task. Who has
+        `answered` before need not be asked again."""
+        ...
+
+
+def gather(
+    cohort: Cohort,
+    orders: Sequence[Order],
+    expected: Expected,
+    run: RunDirectory,
+    note: Callable[[str], None],
+) -> list[str]:
+    """Ask, admit, spool; returns why clients were refused or lost. Where memory ran out, the round
+    begins again: its clients stand in other groups now."""
+    while True:
+        try:
+            seen = _spooled(expected, run, note)
+            return _admitted(cohort, orders, expected, run, seen)
+        except OutOfMemory as told:
+            note(f"round {expected.round}: {told}")
+            run.drop_spool(expected.round)
+
+
+def _admitted(
+    cohort: Cohort, orders: Sequence[Order], expected: Expected, run: RunDirectory, seen: set[str]
+) -> list[str]:
+    refused, fresh = list[str](), set[str]()
+    for answer in cohort.ask(orders, seen):
+        if isinstance(answer, Lost):
+            refused.append(f"client {answer.client_id!r} lost: {answer.reason}")
+            continue
+        try:
+            update = admit(answer, expected, fresh)
+        except UpdateRefused as error:
+            refused.append(str(error))
+            continue
+        fresh.add(update.client_id)
+        spool(run, update)
+    return refused
+
+
+def _spooled(expected: Expected, run: RunDirectory, note: Callable[[str], None]) -> set[str]:
+    """Who has answered before this process began. What lies on disk passes the gate again: it may
+    have been admitted by another version, or altered since; if so, its client is asked again."""
+    kept = set[str]()
+    for client_id in sorted(run.spooled(expected.round)):
+        try:
+            admit(read_spooled(run, expected.round, client_id), expected)
+        except (UpdateRefused, CorruptArtifact) as error:
+            note(f"round {expected.round}: {error}; it was spooled, is dropped and asked for again")
+            run.drop_update(client_id, expected.round)
+        else:
+            kept.add(client_id)
+    return kept

@@ -1,0 +1,123 @@
+"""One run from its directory on: rewriting, the rounds, final scores, results, sample answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from fedsdr.coordinator.gather import Cohort
+from fedsdr.coordinator.job import Job
+from fedsdr.coordinator.loop import Judge, run_rounds
+from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.reports import Inquiry
+from fedsdr.coordinator.results import finish
+from fedsdr.distill.audit import AuditSummary, in_a_line, pooled
+from fedsdr.evaluate.means import ClientScores
+from fedsdr.runs.again import write_again
+from fedsdr.runs.directory import RunDirectory
+from fedsdr.runs.files import pretty, write_json_atomic
+from fedsdr.runs.timings import timed
+from fedsdr.tensors import rng_sample
+from fedsdr.types import ServerState
+
+PROFILE = "profile.json"
+CLIENTS_ASKED = 64  # for sample answers
+
+
+def conduct(job: Job, cohort: Cohort, run: RunDirectory, watch: Watch) -> dict[str, Any]:
+    """From wherever the run stands to its end; returns what `results.json` holds."""
+    inquire = Inquiry(cohort, job.loop.run, job.loop.seed, watch.note)
+    with timed(run, "rewriting"):
+        rewriting = _rewriting(job, inquire, run, watch)
+        profiles = _profiles(job, inquire, run, watch)
+    judge = Judge(partial(_validated, job, inquire), job.best_on, job.higher_is_better)
+    first = ServerState(0, job.first, seed=job.loop.seed, clients=len(job.trained))
+    with timed(run, "rounds"):
+        outcome = run_rounds(
+            job.algorithm,
+            cohort,
+            job.trained,
+            first,
+            run,
+            job.loop,
+            job.base_digest,
+            judge if job.validated else None,
+            watch.told,
+            watch.note,
+            job.observe,
+        )
+    if any(view.teacher == "global" for view in job.algorithm.rewritten_views()):
+        late = inquire("rewrite", job.trained, outcome.state.round)  # as the last teacher did
+        if late:
+            watch.note(in_a_line(pooled([told.audit for told in late.values()])))
+    with timed(run, "final scores"):
+        results = finish(job, inquire, run, outcome, watch, rewriting)
+    with timed(run, "answers"):
+        _sample_answers(job, inquire, run, profiles, results["chosen_rounds"], watch)
+    return results
+
+
+def _rewriting(
+    job: Job, inquire: Inquiry, run: RunDirectory, watch: Watch
+) -> dict[str, Any] | None:
+    """Have every client's answers rewritten, where the algorithm does; what it did, in counts."""
+    if not job.algorithm.rewritten_views():
+        return None
+    told = inquire("rewrite", job.trained)
+    if not told:
+        return None
+    audits = {client: told[client].audit for client in sorted(told)}
+    overall = pooled(list(audits.values()))
+    watch.note(in_a_line(overall))
+    summary: dict[str, Any] = asdict(AuditSummary(overall, audits))
+    kinds = dict[str, list[int]]()
+    for client in told.values():
+        for kind, (faithful, of) in client.faithful.items():
+            counts = kinds.setdefault(kind, [0, 0])
+            kinds[kind] = [counts[0] + faithful, counts[1] + of]
+    if kinds:
+        summary["faithful"] = {k: faithful / max(1, of) for k, (faithful, of) in kinds.items()}
+    write_json_atomic(run.root / "rewriting.json", summary)
+    return json.loads(pretty(summary))
+
+
+def _profiles(job: Job, inquire: Inquiry, run: RunDirectory, watch: Watch) -> Mapping[str, Any]:
+    """`profile.json`: how many rows each client has, of what kind, and how long."""
+    told = {c: p.model_dump() for c, p in inquire("profile", job.scored).items()}
+    write_again(run.root / PROFILE, pretty({"clients": told}), watch.note)
+    return told
+
+
+def _validated(job: Job, inquire: Inquiry, state: ServerState) -> ClientScores:
+    return {
+        mix: inquire(
+            "score", job.scored, state.round, shared=state.shared, mix=mix, split="validation"
+        )
+        for mix in job.algorithm.deploys
+    }
+
+
+def _sample_answers(
+    job: Job,
+    inquire: Inquiry,
+    run: RunDirectory,
+    profiles: Mapping[str, Any],
+    rounds: Mapping[str, int],
+    watch: Watch,
+) -> None:
+    """Have the base, and every deployed mix at its chosen round, answer a few test questions of
+    some clients. What they say stays there."""
+    if not job.answers:
+        return
+    able = [c for c in job.scored if c in profiles and profiles[c]["rows"]["test"]]
+    clients = sorted(rng_sample(able, CLIENTS_ASKED, job.loop.seed, "clients asked"))
+    if not clients or not any(a.answers for a in inquire("answer", clients).values()):
+        return
+    for done, (name, round) in enumerate(rounds.items()):
+        watch.advance("sample answers", done, len(rounds))
+        shared = run.load_checkpoint(round).tensors.get("shared", {})
+        inquire("answer", clients, round, shared=shared, mix=name)
+    watch.advance("sample answers", len(rounds), len(rounds))

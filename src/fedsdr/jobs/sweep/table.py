@@ -1,0 +1,172 @@
+"""What the cells say: for every setting, each model over seeds, its cost, and the contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fedsdr.errors import RecipeError
+from fedsdr.evaluate.comparison import Comparison, RunResult, compare, render_text
+from fedsdr.evaluate.finished import default_measures
+from fedsdr.evaluate.statistics import Summary
+from fedsdr.evaluate.verdicts import Contrast
+from fedsdr.jobs.sweep.cells import Cell, Sweep
+from fedsdr.jobs.sweep.records import Record, run_result
+
+REWRITING = "rewriting"  # the phase whose drafts the methods of a seed share
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Means per run. Seconds are without the rewriting before round 1, over the runs that were not
+    interrupted."""
+
+    steps: float
+    seconds: float | None
+    bytes_up: float
+    bytes_down: float
+
+
+@dataclass(frozen=True, slots=True)
+class SettingTable:
+    setting: str
+    measures: tuple[str, ...]  # to be shown; the comparison has all
+    comparison: Comparison
+    costs: Mapping[str, Cost]  # by method
+    rewriting: float | None  # seconds per seed, for all methods together
+    notes: tuple[str, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        said = render_text(self.comparison).splitlines()
+        if self.rewriting:
+            said.append(
+                "Seconds are without the rewriting before round 1, whose drafts the methods of a "
+                f"seed share: {self.rewriting:.0f} s per seed for all together."
+            )
+        return [*said, *self.notes]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "setting": self.setting,
+            "shown": list(self.measures),
+            **self.comparison.to_json(),
+            "costs": {label: asdict(cost) for label, cost in self.costs.items()},
+            "rewriting_seconds": self.rewriting,
+            "sentences": self.sentences,
+        }
+
+
+def sweep_table(
+    sweep: Sweep, records: Sequence[tuple[Cell, Record]], out: Path = Path()
+) -> list[SettingTable]:
+    """One table per setting that has finished cells; methods in the order of the sweep file."""
+    found = list[SettingTable]()
+    order = list(sweep.methods)
+    for setting in sweep.settings:
+        own = [(cell, record) for cell, record in records if cell.setting == setting]
+        own.sort(key=lambda pair: (order.index(pair[0].label), pair[0].seed))
+        if own:
+            found.append(_table(sweep, setting, own, out))
+    return found
+
+
+def score_cells(table: SettingTable, interval: bool = False) -> list[tuple[str, ...]]:
+    """Method, model, seeds, then each measure as mean ± sd, with the 95 % interval if wanted."""
+    return [
+        (
+            row.method,
+            row.mix,
+            str(row.n),
+            *(_cell(row.summaries.get(m), interval) for m in table.measures),
+        )
+        for row in table.comparison.rows
+    ]
+
+
+def cost_cells(cost: Cost) -> tuple[str, ...]:
+    """Steps, seconds, MB up, MB down."""
+    seconds = "–" if cost.seconds is None else _three(cost.seconds)
+    return (
+        f"{cost.steps:.0f}",
+        seconds,
+        _three(cost.bytes_up / 1e6),
+        _three(cost.bytes_down / 1e6),
+    )
+
+
+COST_HEADER = ("steps", "seconds", "MB up", "MB down")
+
+
+def _table(
+    sweep: Sweep, setting: str, own: Sequence[tuple[Cell, Record]], out: Path
+) -> SettingTable:
+    results = [run_result(out, cell, record) for cell, record in own]
+    contrasts, notes = _testable(sweep.contrasts, results)
+    every = tuple(dict.fromkeys(m for r in results for s in r.scores.values() for m in s))
+    worst = tuple(m for m in every if m.endswith("_worst"))
+    shown = tuple(dict.fromkeys((*default_measures(results), *worst)))
+    labels = dict.fromkeys(cell.label for cell, _ in own)
+    costs = {label: _cost([r for c, r in own if c.label == label]) for label in labels}
+    seeds = {cell.seed for cell, _ in own}
+    spent = sum(record["seconds"].get(REWRITING, 0.0) for _, record in own)
+    rewritten = any("rewriting" in record for _, record in own)
+    return SettingTable(
+        setting,
+        shown,
+        compare(results, contrasts, every),
+        costs,
+        spent / len(seeds) if rewritten else None,
+        tuple(notes),
+    )
+
+
+def _testable(
+    contrasts: Sequence[Contrast], results: Sequence[RunResult]
+) -> tuple[list[Contrast], list[str]]:
+    """Those whose cells are there; a contrast that cannot be tested yet must not hide the table."""
+    fine, notes = list[Contrast](), list[str]()
+    for contrast in contrasts:
+        try:
+            compare(results, [contrast], ())
+        except RecipeError as error:
+            notes.append(f"Not tested: {error}")
+        else:
+            fine.append(contrast)
+    if not contrasts:
+        notes.append(
+            "Nothing was tested: name contrasts in the sweep file, such as sweep.contrasts: "
+            '["fedsd+fedavg:global > fedavg:global on recall"].'
+        )
+    return fine, notes
+
+
+def _cost(records: Sequence[Record]) -> Cost:
+    clocks = [
+        sum(s for phase, s in record["seconds"].items() if phase != REWRITING)
+        for record in records
+        if record["seconds"]
+    ]
+    steps, up, down = (
+        fmean(float(record[key]) for record in records)
+        for key in ("steps", "bytes_up", "bytes_down")
+    )
+    return Cost(steps, fmean(clocks) if clocks else None, up, down)
+
+
+def _cell(summary: Summary | None, interval: bool) -> str:
+    if summary is None:
+        return "–"
+    spread = "" if summary.sd is None else f" ± {summary.sd:.3f}"
+    bounds = ""
+    if interval and summary.interval is not None:
+        bounds = f" [{summary.interval[0]:.3f}, {summary.interval[1]:.3f}]"
+    return f"{summary.mean:.3f}{spread}{bounds}"
+
+
+def _three(value: float) -> str:
+    """Three digits, and no exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,97 @@
+"""A client's rows as they are trained on: rewritten once, by whom the algorithm says, and
+tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from fedsdr.data.render import Rendered, render
+from fedsdr.distill.rewrite import Teacher, rewrite
+from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import Mixed, Raw, View
+from fedsdr.runs.artifact import Artifact
+from fedsdr.site.site import Site
+from fedsdr.site.used import check_used
+from fedsdr.tensors import derive_seed, digest
+from fedsdr.types import Example, Order
+
+RAW = "raw"
+
+
+def token_rows(
+    site: Site, client_id: str, view: View, teacher: Teacher | None = None
+) -> list[Rendered]:
+    """A view's token rows; where the teacher is another one, anew."""
+    key = client_id, RAW if isinstance(view, Raw) else str(view)
+    by = teacher.digest if teacher is not None and not isinstance(view, Raw) else ""
+    if key not in site.tokens or site.taught.get(key, by) != by:
+        site.tokens[key] = [
+            render(site.lora.base, example, site.max_length)
+            for example in examples(site, client_id, view, teacher)
+        ]
+    site.taught[key] = by
+    return site.tokens[key]
+
+
+def examples(
+    site: Site, client_id: str, view: View, teacher: Teacher | None = None
+) -> Sequence[Example]:
+    """What a term trains on, of one client."""
+    raw = site.clients[client_id].train
+    if isinstance(view, Raw):
+        return raw
+    if isinstance(view, Mixed):
+        rewritten = examples(site, client_id, view.rewritten, teacher)
+        return [
+            b if _drawn(site, client_id, a) < view.share else a
+            for a, b in zip(raw, rewritten, strict=True)
+        ]
+
+    def less(batch: int) -> None:
+        """Kept, so that a resume draws the same rows together."""
+        site.rewriting = replace(site.rewriting, batch=batch)
+        site.run.amend({"rewriting_batch": batch})
+        site.note(f"memory ran out; from now on {batch} rows are rewritten at a time")
+
+    texts, audit = rewrite(
+        site.lora,
+        client_id,
+        raw,
+        parse_selection(view.selection),
+        site.rewriting,
+        site.cache,
+        teacher,
+        include_texts=True,  # for the client's own eyes
+        note=site.note,
+        less=less,
+    )
+    who = (teacher or Teacher()).digest
+    check_used(site.run, client_id, str(view), who, texts, audit, site.note)
+    site.audit[client_id] = audit
+    return texts
+
+
+def teacher_of(site: Site, order: Order, state: Artifact | None) -> Teacher:
+    """The base; or the global model that this client last rewrote with, renewed when it is due."""
+    views = [view for view in site.algorithm.rewritten_views() if view.teacher == "global"]
+    if not views:
+        return Teacher()
+    every = views[0].redistill_every
+    known = state.tensors.get("teacher", {}) if state is not None else {}
+    renewed = order.round == 1 or (every and (order.round - 1) % every == 0)
+    named = order.shared if renewed or not known else known
+    flats = site.branches.stack(named)
+    worn = {n: t for n, t in named.items() if n.partition("/")[0] in flats}
+    return Teacher(digest(worn), flats)
+
+
+def teacher_tensors(site: Site, teacher: Teacher) -> Mapping[str, Tensor]:
+    return site.branches.shared({b: flat[0] for b, flat in teacher.flats.items()})
+
+
+def _drawn(site: Site, client_id: str, example: Example) -> float:
+    """From 0 to below 1 by the run's seed, the same in every round."""
+    return derive_seed(site.seed, client_id, "mixed", example.id) % 10**6 / 10**6

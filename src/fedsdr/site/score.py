@@ -1,0 +1,51 @@
+"""Scores of a deployed mix on the held-out rows of clients that stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from fedsdr.data.render import render_prompt
+from fedsdr.evaluate.scoring import Worn
+from fedsdr.parts.algorithm import PerInput, split_mix
+from fedsdr.site.site import Site
+from fedsdr.tensors import rng_sample
+from fedsdr.types import FOLD, ClientData, Order, Report
+
+
+def score(site: Site, group: Sequence[Order]) -> Iterator[Report]:
+    clients, split = [site.scored[order.client_id] for order in group], group[0].split
+    with site.lora.folded(group[0].shared):
+        scores = site.scorer.score(worn(site, group), clients, split)
+    for order, of in zip(group, scores, strict=True):
+        yield Report(order.run, order.round, order.client_id, "score", of)
+
+
+def worn(site: Site, group: Sequence[Order]) -> Worn:
+    """The mix that these orders name: one model for all, or each client's own."""
+    first = group[0]
+    if not first.mix:
+        return Worn(site.lora, {}, "", batch=site.rows_scored)
+    mix = site.algorithm.deploys[first.mix]
+    own = site.algorithm.is_personal(mix)
+    states = [site.run.own_tensors(o.client_id, o.round) for o in group] if own else [{}]
+    flats, _ = site.branches.enter(first.shared, states)
+    clients = [site.scored[order.client_id] for order in group]
+    return Worn(
+        site.lora,
+        {b: flats[b] for b in split_mix(mix) if b != FOLD},
+        mix,
+        site.max_length,
+        site.rows_scored,
+        anchors=[_anchor(site, c, mix) for c in clients] if isinstance(mix, PerInput) else [],
+    )
+
+
+def _anchor(site: Site, client: ClientData, mix: PerInput) -> Tensor:
+    """The base's last states of a few training prompts of the client, drawn once per run."""
+    rows: Mapping[str, object] = {e.id: e for e in client.train}
+    many = min(mix.prompts, len(rows))
+    ids = rng_sample(sorted(rows), many, site.seed, client.client_id, "anchors")
+    by_id, base = {e.id: e for e in client.train}, site.lora.base
+    return base.last_states([render_prompt(base, by_id[i]) for i in ids])
