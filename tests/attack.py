@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from fedsdr.errors import FedsdrError
 
 COUNT = int(os.environ.get("FEDSDR_FUZZ", "0"))
@@ -122,6 +124,9 @@ def _in_the_child(action: Callable[[], object], write: int) -> None:
     code = 0
     try:
         signal.alarm(0)
+        # Threads that the parent had before the fork are gone, and waiting for them has no end.
+        torch.set_num_threads(1)
+        torch.set_num_threads = lambda threads: None
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
