@@ -29,7 +29,7 @@ from fedsdr.types import ClientData, Example
 FACTS_PER_ENTITY = 5  # four single facts and one description
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AtlasSpec:
     """`style_skew` 1: a client speaks in one style only, 0: in all; `domain_skew` likewise for its
     domain. `quantity_skew` s gives client k a share ∝ k^-s of the examples. `overlap` is the share

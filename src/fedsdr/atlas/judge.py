@@ -27,7 +27,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 VALUES = {v.lower(): a for d in DOMAINS for a, vs in d.attributes.items() for v in vs}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """Counts over one text. An asked attribute is right, wrong (also when a right value stands
     beside a wrong one), or missing; `invented` are values or names that the truth does not hold."""

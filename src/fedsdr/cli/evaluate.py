@@ -160,7 +160,17 @@ def evaluate(
         if value is not None and value is not False and kind not in belongs:
             raise RecipeError(f"{option} is for benchmarks; name them with {' or '.join(belongs)}")
     if kind == "--lm-eval":
-        _lm_eval(console, as_json, directory, lm_eval or "", include, limit, mix, shots, round)
+        _lm_eval(
+            console,
+            as_json,
+            directory=directory,
+            tasks=lm_eval or "",
+            include=include,
+            limit=limit,
+            mix=mix,
+            shots=shots,
+            round=round,
+        )
     elif kind in ("--tasks", "--merge"):
         from fedsdr.jobs import evaluate as evaluation
 

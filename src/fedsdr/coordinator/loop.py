@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 Observe = Callable[[ServerState, SpooledUpdates, Iterable[Update], ServerState], Row]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
     run: str
     seed: int
@@ -127,7 +127,16 @@ def run_rounds(
                 seen = observe(before, updates, kept, state)
             run.append_row(DIAGNOSTICS, {"round": number, **seen})
         row, written = _commit(
-            algorithm, run, state, best, updates, refused, scores, down, settings, written
+            algorithm,
+            run,
+            state=state,
+            best=best,
+            updates=updates,
+            refused=refused,
+            scores=scores,
+            down=down,
+            settings=settings,
+            written=written,
         )
         told(row)
     return Outcome(state, best.rounds)

@@ -39,15 +39,15 @@ def conduct(job: Job, cohort: Cohort, run: RunDirectory, watch: Watch) -> dict[s
         outcome = run_rounds(
             job.algorithm,
             cohort,
-            job.trained,
-            first,
-            run,
-            job.loop,
-            job.base_digest,
-            judge if job.validated else None,
-            watch.told,
-            watch.note,
-            job.observe,
+            clients=job.trained,
+            first=first,
+            run=run,
+            settings=job.loop,
+            base_digest=job.base_digest,
+            judge=judge if job.validated else None,
+            told=watch.told,
+            note=watch.note,
+            observe=job.observe,
         )
     if any(view.teacher == "global" for view in job.algorithm.rewritten_views()):
         late = inquire("rewrite", job.trained, outcome.state.round)  # as the last teacher did

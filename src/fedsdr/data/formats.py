@@ -35,7 +35,7 @@ TEXTS = ("prompt", "response", "turns", "input", "system")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """One file as read: `fields` says what each column was taken for, `rows` serve to partition."""
 
@@ -74,7 +74,15 @@ def read_table(
         lines[example.id] = row.number
         examples.append(example)
     scalars, mixed = tuple(row.scalars() for row in rows), mixed_columns(rows)
-    return Table(path, shape, seen, fields, tuple(examples), scalars, mixed)
+    return Table(
+        path=path,
+        shape=shape,
+        columns=seen,
+        fields=fields,
+        examples=tuple(examples),
+        rows=scalars,
+        mixed=mixed,
+    )
 
 
 def _detect(

@@ -23,7 +23,7 @@ from fedsdr.text.facts import compare_facts
 from fedsdr.types import Example
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
     """One example. The counts describe the rewrite: the draft kept, or the first one drawn."""
 
@@ -52,7 +52,7 @@ class AuditRow:
     texts: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """Shares and means over examples, of all rewrites or of what is trained on. `length_ratio` is
     the median, of several clients as their `deciles` have it."""
@@ -83,7 +83,7 @@ class FormAudit:
     kept: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientAudit:
     """`written`: the rewrites as they came. `trained`: what selection made of them."""
 

@@ -33,7 +33,7 @@ ROW_REFUSED = (400, 413, 422)  # the record may be to blame: too long, say
 TRY_AGAIN = (408, 409, 425)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     url: str  # up to /v1
     model: str

@@ -60,7 +60,9 @@ class Remote:
         missing = [one for one in asked if one.key not in drafts]
         once = {one.key: one for one in missing}  # twins are asked for once
         if once:
-            asking = _Asking(self, list(once.values()), drafts, progress)
+            asking = _Asking(
+                remote=self, asked=list(once.values()), drafts=drafts, progress=progress
+            )
             try:
                 asking.all()
             finally:
@@ -101,7 +103,7 @@ def completion_prompt(base: BaseModel) -> Callable[[Example], str | list[int]]:
     return rendered
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Asking:
     """One job of many requests; this thread stores, the others ask."""
 

@@ -90,7 +90,16 @@ def rewrite(
     drafts = Drafts(cache, client_id)
     for place in drafts.changed():
         note(f"{place}, is not the draft that was written; it is made anew")
-    return rewrite_by(engine, client_id, examples, selection, how, drafts, tell, include_texts)
+    return rewrite_by(
+        engine,
+        client_id,
+        examples=examples,
+        selection=selection,
+        how=how,
+        drafts=drafts,
+        tell=tell,
+        include_texts=include_texts,
+    )
 
 
 def remote_engine(how: Rewriting, base: BaseModel | None, note: Note = note_nothing) -> Remote:

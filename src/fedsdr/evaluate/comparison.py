@@ -27,7 +27,7 @@ BASELINE = "fedavg"
 DEFAULT_MEASURES = ("recall", "retention", "hallucination", "redundancy")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """One run's final scores. `world` is a digest of what the seed must fix: data and partition."""
 

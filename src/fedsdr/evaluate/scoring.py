@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -47,6 +47,7 @@ class Worn:
     lora: StackedLora
     flats: Mapping[str, Tensor]
     mix: str | PerInput
+    _: KW_ONLY
     max_length: int = 1024
     batch: int = 128
     progress: Progress = no_progress

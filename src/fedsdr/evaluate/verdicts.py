@@ -52,7 +52,7 @@ class Contrast:
         return f"{self.left} > {self.right} on {self.measure}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What came out of one contrast: left - right, over the seeds that both have."""
 

@@ -230,17 +230,17 @@ def _by_model(
     branch = "R" if "R" in lora.layouts else next(iter(lora.layouts))
     start = lora.fresh(branch, recipe.seed, "init", branch)  # as training begins: B is zero
     bench = Bench(
-        lora,
-        branch,
-        start.to(experiment.branches.device, experiment.branches.dtype),
-        experiment.local,
-        recipe.training.lr,
-        experiment.stack,
-        max(1, recipe.evaluation.batch // 4),
-        experiment.max_length,
-        recipe.seed,
-        wanted.examples,
-        wanted.steps,
+        lora=lora,
+        branch=branch,
+        start=start.to(experiment.branches.device, experiment.branches.dtype),
+        settings=experiment.local,
+        lr=recipe.training.lr,
+        stack=experiment.stack,
+        batch=max(1, recipe.evaluation.batch // 4),
+        max_length=experiment.max_length,
+        seed=recipe.seed,
+        examples=wanted.examples,
+        steps=wanted.steps,
     )
     rows = dict[str, Mapping[str, list[Rendered]]]()
     for number, (view, clients) in enumerate(views.items(), 1):

@@ -153,12 +153,12 @@ def distill_file(
         rewritten, audit = rewrite_by(
             engine,
             path.stem,
-            table.examples,
-            rule,
-            how,
-            Drafts(folder / "drafts", "rows"),
-            tally(watch.advance, len(table.examples)),
-            recipe.run.include_texts,
+            examples=table.examples,
+            selection=rule,
+            how=how,
+            drafts=Drafts(folder / "drafts", "rows"),
+            tell=tally(watch.advance, len(table.examples)),
+            include_texts=recipe.run.include_texts,
         )
         write_rewritten(table, [example.response for example in rewritten], to)
         summary = summarise(audit)

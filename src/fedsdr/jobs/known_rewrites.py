@@ -65,7 +65,14 @@ def _rewrites(
     # The texts come back in the audit's rows, and go no further than the measures.
     how, drafts = rewriting_settings(experiment.recipe), Drafts(cache, client.client_id)
     _, rows = rewrite_by(
-        engine, client.client_id, client.train, rule, how, drafts, told, include_texts=True
+        engine,
+        client.client_id,
+        examples=client.train,
+        selection=rule,
+        how=how,
+        drafts=drafts,
+        tell=told,
+        include_texts=True,
     )
     return [
         Rewrite(example, row.texts[1] if row.texts else "", row.kept)

@@ -34,7 +34,7 @@ hf_logging.disable_progress_bar()
 TrainOn = Literal["last", "all"]  # answers of the assistant in a conversation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModel:
     net: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast

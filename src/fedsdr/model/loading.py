@@ -102,13 +102,13 @@ def load_base(
             "model.quantize: 4bit"
         ) from error
     return BaseModel(
-        net,
-        tokenizer,
-        model.digest,
-        folder,
-        template,
-        notes,
-        head,
+        net=net,
+        tokenizer=tokenizer,
+        digest=model.digest,
+        path=folder,
+        template=template,
+        notes=notes,
+        head=head,
         precision="+".join(filter(None, (dtype, quantize))),
         rigid=rigid,
     )

@@ -31,7 +31,7 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 PROBE = "fedsdr probe"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
     """What tokenizer and template have in common; `find_speech` finds it."""
 
@@ -91,13 +91,13 @@ def find_speech(tokenizer: PreTrainedTokenizerFast, template: str) -> Speech:
     # A token of one character cannot be cut in two; no tokenizer has such a special one.
     reserved = {text for text in special | structure | ends if len(text) > 1}
     return Speech(
-        tokenizer,
-        template,
-        frozenset(cast(int, tokenizer.convert_tokens_to_ids(text)) for text in ends),
-        added,
-        re.compile(f"(?={_any_of(reserved).pattern}).", re.DOTALL),
-        _without_prefix(tokenizer),
-        _around(tokenizer),
+        tokenizer=tokenizer,
+        template=template,
+        ends=frozenset(cast(int, tokenizer.convert_tokens_to_ids(text)) for text in ends),
+        added=added,
+        reserved=re.compile(f"(?={_any_of(reserved).pattern}).", re.DOTALL),
+        inner=_without_prefix(tokenizer),
+        around=_around(tokenizer),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 from fedsdr.errors import RecipeError
@@ -86,6 +86,7 @@ class Term:
     ("R", "R.B")."""
 
     view: View
+    _: KW_ONLY
     forward: str
     train: str
     objective: Objective = field(default_factory=CrossEntropy)
@@ -106,6 +107,7 @@ class Stage:
     times `part`. `before` and `after` move whole branches without training them."""
 
     terms: tuple[Term, ...]
+    _: KW_ONLY
     when: When = EVERY_ROUND
     epochs: float | None = None
     part: float = 1.0
@@ -137,6 +139,7 @@ class Algorithm:
 
     name: str
     stages: tuple[Stage, ...]
+    _: KW_ONLY
     share: str = "R"
     deploys: Mapping[str, str | PerInput] = field(default_factory=lambda: {"global": "R"})
     combine: Combine = field(default_factory=Mean)

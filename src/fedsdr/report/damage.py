@@ -74,7 +74,7 @@ class Damage:
     verdict: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientDamage:
     """Counts over all rewrites of a client: as they came, and of those that are trained on."""
 

@@ -15,7 +15,7 @@ from fedsdr.report.record import Row, RunRecord, State, natural
 TRAINING_LOSS = "training loss"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
     name: str
     method: str

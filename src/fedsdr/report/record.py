@@ -21,7 +21,7 @@ STATES: Mapping[State, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """What is missing is None, or has no rows; what is damaged is a sentence in `notes`."""
 

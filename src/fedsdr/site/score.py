@@ -36,8 +36,8 @@ def worn(site: Site, group: Sequence[Order]) -> Worn:
         site.lora,
         {b: flats[b] for b in split_mix(mix) if b != FOLD},
         mix,
-        site.max_length,
-        site.rows_scored,
+        max_length=site.max_length,
+        batch=site.rows_scored,
         anchors=[_anchor(site, c, mix) for c in clients] if isinstance(mix, PerInput) else [],
     )
 

@@ -35,7 +35,16 @@ def _trained(site: Site, group: Sequence[Order]) -> Iterator[Update | Lost]:
             continue
         jobs = [_job(site, o, number, stage, t) for o, t in zip(group, teachers, strict=True)]
         lr, now = first.settings["lr"], first.round
-        result = train_stage(site.lora, stage, flats, jobs, site.training, lr, start, now)
+        result = train_stage(
+            site.lora,
+            stage,
+            flats=flats,
+            jobs=jobs,
+            settings=site.training,
+            lr=lr,
+            start=start,
+            round=now,
+        )
         flats = {**flats, **result.flats}
         for k, of in enumerate(metrics):
             for term, losses in enumerate((result.losses, *result.other_losses)):

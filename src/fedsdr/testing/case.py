@@ -93,7 +93,7 @@ class Listener:
         return repr(self.wire.algorithm.share)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """How a run ended: all that training decided, and all that was said."""
 
@@ -175,7 +175,16 @@ def _played(one: Toy, backwards: bool) -> Run:
     start = {n: t for b, flat in one.branches.start.items() for n, t in _named(one, b, flat)}
     rows = one.run.rows(ROWS)
     wire, own = listener.wire, one.branches.ranks
-    return Run(one.algorithm, one.run.root, start, tensors, listener.heard, rows, wire, own)
+    return Run(
+        algorithm=one.algorithm,
+        root=one.run.root,
+        first=start,
+        tensors=tensors,
+        answers=listener.heard,
+        rows=rows,
+        wire=wire,
+        ranks=own,
+    )
 
 
 def _named(one: Toy, branch: str, flat: Tensor) -> list[tuple[str, Tensor]]:

@@ -76,7 +76,16 @@ def alone(case: Case) -> Figures:
     begin = {n.removeprefix("R/"): t for n, t in run.first.items()}
     ours = {n.removeprefix("R/"): t for n, t in run.shared().items()}
     scale = SPECS["R"].scale
-    theirs = fine_tune(base, rows, begin, scale, PLAIN, RATE, ROUNDS, (SEED, client))
+    theirs = fine_tune(
+        base,
+        rows,
+        begin=begin,
+        scale=scale,
+        settings=PLAIN,
+        lr=RATE,
+        rounds=ROUNDS,
+        seed=(SEED, client),
+    )
     found = compared(ALONE, ours, theirs, EXACT, "against plain torch")
     return {"largest difference": found, "moved by": largest(ours, begin)}
 

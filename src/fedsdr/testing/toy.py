@@ -59,12 +59,12 @@ class Toy:
         return run_rounds(
             self.algorithm,
             cohort or self.cohort,
-            names,
-            ServerState(0, self.branches.first(), seed=SEED, clients=len(names)),
-            self.cohort.site.run,
-            LoopSettings(rounds=rounds, ranks=self.branches.ranks, **chosen),
-            self.lora.base.digest,
-            judge,
+            clients=names,
+            first=ServerState(0, self.branches.first(), seed=SEED, clients=len(names)),
+            run=self.cohort.site.run,
+            settings=LoopSettings(rounds=rounds, ranks=self.branches.ranks, **chosen),
+            base_digest=self.lora.base.digest,
+            judge=judge,
         )
 
     def tensors(self, outcome: Outcome) -> Tensors:

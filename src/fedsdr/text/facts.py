@@ -74,7 +74,7 @@ _DATE_FORMS = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FactDifference:
     """What a rewrite lost of its original; what it says that neither that nor the prompt says."""
 

@@ -109,14 +109,14 @@ def train_stage(
             for branch, grad in _gradients(
                 lora,
                 term,
-                worn,
-                anchors,
-                rows,
-                settings,
-                factors,
-                noise[:active],
-                [step / counts[k] for k in order[:active]],
-                tallies[number],
+                worn=worn,
+                anchors=anchors,
+                rows=rows,
+                settings=settings,
+                factors=factors,
+                noise=noise[:active],
+                progress=[step / counts[k] for k in order[:active]],
+                tally=tallies[number],
             ).items():
                 grads[branch] += term.weight * grad
         clip(grads, settings.clip)
@@ -157,18 +157,18 @@ def _gradients(
     for first in range(0, max(map(len, rows)), size):
         chunk = [own[first : first + size] for own in rows]
         step = LocalStep(
-            lora,
-            make_block(chunk, lora.base.pad, device),
-            mix_weights(term.forward),
-            leaves,
-            trained,
-            anchors,
-            factors,
-            {w: n.to(device, dtype) for w, n in _denominators(rows).items()},
-            sum(map(len, chunk)) / sum(map(len, rows)),
-            progress,
-            noise,
-            term.blend,
+            lora=lora,
+            block=make_block(chunk, lora.base.pad, device),
+            mix=mix_weights(term.forward),
+            branches=leaves,
+            trained=trained,
+            start=anchors,
+            factors=factors,
+            denominators={w: n.to(device, dtype) for w, n in _denominators(rows).items()},
+            share_of_step=sum(map(len, chunk)) / sum(map(len, rows)),
+            progress=progress,
+            noise=noise,
+            blend=term.blend,
         )
         term.objective(step).sum().backward()
         if (found := step.passes.get(("now", "response"))) is not None:

@@ -15,7 +15,7 @@ from fedsdr.parts.algorithm import Blend
 from fedsdr.parts.objectives import Injection, Predicted, Through, Where
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class LocalStep:
     """One micro-batch of K clients through one term's branches (what an objective sees)."""
 

@@ -8,7 +8,7 @@ from fedsdr.evaluate.benchmarks.session import Scored
 from fedsdr.evaluate.statistics import paired_bootstrap
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forgetting:
     """`difference`: the adapter's score minus the base's, with its paired 95 % interval."""
 
@@ -45,5 +45,11 @@ def forgetting(mix: str, base: Scored, other: Scored) -> Forgetting | None:
     right = [base.grades[item] for item in other.grades]
     difference, interval = paired_bootstrap(left, right, groups)
     return Forgetting(
-        other.benchmark.name, mix, other.n, base.score, other.score, difference, interval
+        task=other.benchmark.name,
+        mix=mix,
+        n=other.n,
+        base=base.score,
+        score=other.score,
+        difference=difference,
+        interval=interval,
     )

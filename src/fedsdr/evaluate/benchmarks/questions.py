@@ -69,7 +69,7 @@ def no_more(questions: Sequence[Question], answers: Sequence[str]) -> Mapping[st
     return {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
     """`source` says whose protocol it is. With `by_group` the score is the mean of the groups'
     means (BBH). One without `grade` is scored by running what the model wrote."""

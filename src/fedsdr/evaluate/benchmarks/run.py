@@ -41,7 +41,7 @@ from fedsdr.runs.files import make_private
 from fedsdr.runs.lock import run_lock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What all candidates share. `base`: the base model's digest."""
 
@@ -103,12 +103,14 @@ def _one(
             answers, prompts = ask(
                 benchmark,
                 questions,
-                answerer,
-                file,
-                model,
-                setting.seed,
-                setting.batch,
-                lambda what, done, total: setting.advance(f"{candidate.mix}: {what}", done, total),
+                answerer=answerer,
+                file=file,
+                model=model,
+                seed=setting.seed,
+                batch=setting.batch,
+                advance=lambda what, done, total: setting.advance(
+                    f"{candidate.mix}: {what}", done, total
+                ),
             )
         scored = finish(answers=answers, prompts=prompts)
     return scored, _entry(setting, questions, candidate, scored, limit)

@@ -21,7 +21,7 @@ Advance = Callable[[str, int, int], None]
 Runner = Callable[[str, str], bool]  # whether a program and then its tests came to their end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
     """`score` is None where code was written and not run. `dropped`: prompts that lost shots to
     the limit; `cut`: those that were too long even so, and lost their beginning."""
@@ -138,14 +138,14 @@ def score(
         mean, interval = bootstrap(list(known.values()), groups if benchmark.by_group else None)
     empty = sum(not text.strip() for text in texts)
     return Scored(
-        benchmark,
-        groups,
-        known,
-        mean,
-        interval,
-        {**benchmark.measures(items, texts), "empty": empty / len(items)},
-        sum(a.shots < questions.most_shots(q) for q, a in zip(items, answers, strict=True)),
-        sum(p.cut for p in prompts),
+        benchmark=benchmark,
+        groups=groups,
+        grades=known,
+        score=mean,
+        interval=interval,
+        measures={**benchmark.measures(items, texts), "empty": empty / len(items)},
+        dropped=sum(a.shots < questions.most_shots(q) for q, a in zip(items, answers, strict=True)),
+        cut=sum(p.cut for p in prompts),
     )
 
 

@@ -37,7 +37,7 @@ Figures = dict[str, dict[str, Any]]  # view -> measure -> what the file holds
 Advance = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """The base, an untrained branch on it, and how clients train. `examples`: rows of each client
     at most, for gradients, losses and states."""
@@ -110,7 +110,13 @@ def measure_model(
         if "gradient" in measures:
             told = _counted(advance, f"gradients, {name}", len(clients))
             grads = base_gradients(
-                bench.lora, bench.branch, bench.start, some, bench.settings, bench.stack, told
+                bench.lora,
+                bench.branch,
+                start=bench.start,
+                rows=some,
+                settings=bench.settings,
+                stack=bench.stack,
+                told=told,
             )
             into["gradient_cosine"] = _gradients(cosines(grads))
         if {"transfer", "cka"} & set(measures) and shared:
@@ -119,7 +125,13 @@ def measure_model(
                 told = _counted(advance, f"loss transfer, {name}", len(clients))
                 into["loss_transfer"] = _transfer(
                     loss_transfer(
-                        bench.lora, bench.branch, models, unseen, bench.stack, bench.batch, told
+                        bench.lora,
+                        bench.branch,
+                        trained=models,
+                        held_out=unseen,
+                        stack=bench.stack,
+                        batch=bench.batch,
+                        told=told,
                     )
                 )
             if "cka" in measures:
@@ -138,14 +150,14 @@ def _trained(
     return train_apart(
         bench.lora,
         bench.branch,
-        bench.start,
-        needed,
-        bench.settings,
-        bench.lr,
-        bench.steps,
-        bench.stack,
-        bench.seed,
-        told,
+        start=bench.start,
+        rows=needed,
+        settings=bench.settings,
+        lr=bench.lr,
+        steps=bench.steps,
+        stack=bench.stack,
+        seed=bench.seed,
+        told=told,
     )
 
 

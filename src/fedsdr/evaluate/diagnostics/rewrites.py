@@ -60,7 +60,7 @@ def audit(
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
     """One rewrite, measured."""
 

@@ -32,7 +32,7 @@ class Answer:
     cut: bool  # whether it stopped at the limit on its length
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Chat:
     lora: StackedLora
     flats: Mapping[str, Tensor]  # model -> its adapter, [1, P]
@@ -79,7 +79,9 @@ class Chat:
         most = self.base.max_length - min(LONGEST, self.base.max_length // 4)
         size = 0
         for left_out in range(0, len(history) + 1, 2):
-            example = Example("chat", text, "", self.system, history=tuple(history[left_out:]))
+            example = Example(
+                "chat", text, "", system=self.system, history=tuple(history[left_out:])
+            )
             ids = render_prompt(self.base, example)
             if (size := len(ids)) <= most:
                 return ids, left_out // 2
@@ -113,7 +115,7 @@ def open_chat(
             name: load_adapter(model.folder, lora, name)[None].to(base.net.device, wide)
             for name, model in chosen.items()
         }
-        yield Chat(lora, flats, finished.recipe.seed, temperature)
+        yield Chat(lora=lora, flats=flats, seed=finished.recipe.seed, temperature=temperature)
     finally:
         lora.remove()
 

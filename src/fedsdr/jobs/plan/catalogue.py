@@ -19,7 +19,7 @@ from fedsdr.parts.algorithm import Algorithm, split_mix
 from fedsdr.recipe.settings import Recipe
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One registered algorithm with its defaults. `up` and `down`: bytes of one client in a round,
     as a multiple of one LoRA's and the mean over the recipe's rounds; None where data are pooled.
@@ -58,18 +58,18 @@ def _entry(name: str, algorithm: Algorithm, lora: StackedLora, recipe: Recipe) -
     up, down = _bytes(Wire(algorithm, lora.shapes, full), recipe)
     row, paper = describe_algorithm(algorithm, recipe), _documentation(factories()[name])
     return Entry(
-        name,
-        _first_sentence(paper),
-        "all data" if algorithm.pool else _parts(split_mix(algorithm.share)),
-        _parts(_kept(algorithm)),
-        row.deploys,
-        None if algorithm.pool else up,
-        None if algorithm.pool else down,
-        algorithm.folds(),
-        algorithm.any_rank,
-        options(name),
-        row.stages,
-        paper,
+        name=name,
+        about=_first_sentence(paper),
+        sends="all data" if algorithm.pool else _parts(split_mix(algorithm.share)),
+        keeps=_parts(_kept(algorithm)),
+        deploys=row.deploys,
+        up=None if algorithm.pool else up,
+        down=None if algorithm.pool else down,
+        grows=algorithm.folds(),
+        any_rank=algorithm.any_rank,
+        options=options(name),
+        stages=row.stages,
+        documentation=paper,
     )
 
 
@@ -78,7 +78,7 @@ def _bytes(wire: Wire, recipe: Recipe) -> tuple[float, float]:
     trained, _ = hold_back(load_federation(recipe), recipe.data.unseen)
     clients = [c.client_id for c in trained.clients]
     settings = LoopSettings(
-        "", 0, training.rounds, training.lr, participation=training.participation
+        run="", seed=0, rounds=training.rounds, lr=training.lr, participation=training.participation
     )
     asked = len(sample_clients(clients, settings, 1))
     rounds = range(1, training.rounds + 1)

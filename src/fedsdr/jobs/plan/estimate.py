@@ -163,11 +163,11 @@ def _try_steps(experiment: Experiment, rows: Rows) -> tuple[tuple[float, ...], b
             result = train_stage(
                 experiment.lora,
                 replace(stage, part=1.0),
-                flats,
-                jobs,
-                settings,
-                recipe.training.lr,
-                start,
+                flats=flats,
+                jobs=jobs,
+                settings=settings,
+                lr=recipe.training.lr,
+                start=start,
             )
             losses += [loss for of in (result.losses, *result.other_losses) for loss in of]
             if steps == TRIAL_STEPS:

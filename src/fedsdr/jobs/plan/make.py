@@ -120,6 +120,10 @@ def _asked(recipe: Recipe, clients: Sequence[str]) -> list[list[str]]:
     """Who takes part, round by round: the very clients that the run will draw."""
     training = recipe.training
     settings = LoopSettings(
-        "plan", recipe.seed, training.rounds, training.lr, participation=training.participation
+        run="plan",
+        seed=recipe.seed,
+        rounds=training.rounds,
+        lr=training.lr,
+        participation=training.participation,
     )
     return [sample_clients(clients, settings, n) for n in range(1, training.rounds + 1)]

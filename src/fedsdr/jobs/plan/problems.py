@@ -24,7 +24,9 @@ def setting_problems(experiment: Experiment, custom: bool) -> Iterator[str]:
     """Of recipe and algorithm, whatever the data; `custom`: the algorithm came from Python."""
     recipe, algorithm = experiment.recipe, experiment.algorithm
     clients = len(experiment.trained)
-    settings = LoopSettings("", 0, 1, 1.0, participation=recipe.training.participation)
+    settings = LoopSettings(
+        run="", seed=0, rounds=1, lr=1.0, participation=recipe.training.participation
+    )
     sampled = len(sample_clients([str(i) for i in range(clients)], settings, 1))
     yield from recipe_problems(recipe, algorithm, clients, sampled)
     yield from algorithm_problems(algorithm, recipe.training.rounds)

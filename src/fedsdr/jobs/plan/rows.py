@@ -50,16 +50,16 @@ def read_client(
     domains = Counter(e.domain for e in client.train if e.domain)
     cut = [Rendered(r.ids[:limit], r.weights[:limit], len(r.ids) > limit) for r in whole]
     row = ClientRow(
-        client.client_id,
-        len(client.train),
-        len(client.validation),
-        len(client.test),
-        dict(sorted(domains.items())),
-        _lengths([r.prompt for r in whole]),
-        _lengths([len(r.ids) - r.prompt for r in whole]),
-        sum(r.truncated for r in cut),
-        sum(r.trained for r in cut),
-        sum(experiment.left_out.rows.get(client.client_id, {}).values()),
+        client_id=client.client_id,
+        train=len(client.train),
+        validation=len(client.validation),
+        test=len(client.test),
+        domains=dict(sorted(domains.items())),
+        prompt=_lengths([r.prompt for r in whole]),
+        response=_lengths([len(r.ids) - r.prompt for r in whole]),
+        truncated=sum(r.truncated for r in cut),
+        trained_tokens=sum(r.trained for r in cut),
+        left_out=sum(experiment.left_out.rows.get(client.client_id, {}).values()),
     )
     return row, cut
 

@@ -43,7 +43,7 @@ class Tune:
         return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """A sweep file, read and checked. `tree` is the recipe without its key `sweep`."""
 
@@ -58,7 +58,7 @@ class Sweep:
     digest: str  # of the file with the changes from the command line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     kind: Literal["cells", "tune"]
     setting: str
@@ -88,7 +88,15 @@ class Cell:
 def main_cell(sweep: Sweep, setting: str, label: str, seed: int, point: Changes) -> Cell:
     changes = {**sweep.settings[setting], **sweep.methods[label], **point}
     recipe = _recipe(sweep, changes, seed, _where(sweep, setting, label))
-    return Cell("cells", setting, label, seed, point, changes, recipe)
+    return Cell(
+        kind="cells",
+        setting=setting,
+        label=label,
+        seed=seed,
+        point=point,
+        changes=changes,
+        recipe=recipe,
+    )
 
 
 def tuning_cells(sweep: Sweep, setting: str, label: str, every_seed: bool = True) -> list[Cell]:
@@ -98,7 +106,15 @@ def tuning_cells(sweep: Sweep, setting: str, label: str, every_seed: bool = True
     own = {**sweep.settings[setting], **sweep.methods[label], **tune.changes}
     where = f"{_where(sweep, setting, label)}, tuning"
     return [
-        Cell("tune", setting, label, seed, point, own | point, recipe)
+        Cell(
+            kind="tune",
+            setting=setting,
+            label=label,
+            seed=seed,
+            point=point,
+            changes=own | point,
+            recipe=recipe,
+        )
         for point in map(dict[str, Any], tune.points(label))
         for seed in (tune.seeds if every_seed else tune.seeds[:1])
         for recipe in [_recipe(sweep, own | point, seed, where)]

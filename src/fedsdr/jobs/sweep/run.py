@@ -57,7 +57,14 @@ def run_sweep(
     places = [] if tune_only else _mine(_places(sweep, labels), shard, len(labels))
     todo = {cell.name: cell.label for cell in tuning}
     todo |= {main_cell(sweep, *place, {}).name: place[1] for place in places}
-    worker = Worker(out, observer or Observer(), todo, sweep.keep_runs, retry_failed, len(todo))
+    worker = Worker(
+        out=out,
+        observer=observer or Observer(),
+        todo=todo,
+        keep_runs=sweep.keep_runs,
+        retry_failed=retry_failed,
+        total=len(todo),
+    )
     for cell in tuning:
         worker.do(cell)
     if sweep.tune is not None:

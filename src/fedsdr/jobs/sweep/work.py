@@ -71,7 +71,7 @@ class Worlds:
             )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Worker:
     """`todo` are the names of all cells that this process is to see to, with their methods."""
 

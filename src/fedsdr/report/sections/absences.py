@@ -90,14 +90,16 @@ def _attendance(record: RunRecord, found: Sequence[tuple[int, str, str]]) -> Fig
     return heatmap(
         f"absences-{record.name}",
         "Who counted in which round",
-        "Blue: the client's update counted; orange: it was lost or refused; neutral: not asked.",
-        names,
-        [str(row["round"]) for row in rows],
-        matrix,
-        Colours(-1, 1, around_zero=True),
-        "counted (1), did not (−1)",
-        "client",
-        "round",
+        reading=(
+            "Blue: the client's update counted; orange: it was lost or refused; neutral: not asked."
+        ),
+        rows=names,
+        columns=[str(row["round"]) for row in rows],
+        matrix=matrix,
+        colours=Colours(-1, 1, around_zero=True),
+        scale_label="counted (1), did not (−1)",
+        row_label="client",
+        column_label="round",
         shown=lambda value: "",
         tip=lambda value: words.get(value or 0.0, ""),
     )

@@ -89,13 +89,15 @@ def _slides(record: RunRecord, branch: str) -> Figure | None:
     figure = heatmap(
         f"agreement-{record.name}-{branch}",
         f"Cosine of updates, {NAMED.get(branch, branch)}",
-        "Each cell is a pair of clients; blue pairs pull the same way, orange ones against each "
-        f"other. The last round, {kept[-1]['round']}, is drawn first.{cut}",
-        names,
-        names,
-        last,
-        Colours(-1, 1, around_zero=True),
-        "cosine",
+        reading=(
+            "Each cell is a pair of clients; blue pairs pull the same way, orange ones against "
+            f"each other. The last round, {kept[-1]['round']}, is drawn first.{cut}"
+        ),
+        rows=names,
+        columns=names,
+        matrix=last,
+        colours=Colours(-1, 1, around_zero=True),
+        scale_label="cosine",
         shown=in_cells,
         tip=lambda value: fixed(value, 2),
     )

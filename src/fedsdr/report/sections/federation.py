@@ -90,15 +90,17 @@ def _kinds(
     return heatmap(
         f"{name}-{key}",
         f"Training rows by client and {title}",
-        "Each cell is a client's number of rows; the darker, the more. Rows that look alike are "
-        "clients with like data.",
-        names,
-        headed,
-        matrix,
-        Colours(0, max(max(row) for row in matrix)),
-        "training rows",
-        "client",
-        title,
+        reading=(
+            "Each cell is a client's number of rows; the darker, the more. Rows that look alike "
+            "are clients with like data."
+        ),
+        rows=names,
+        columns=headed,
+        matrix=matrix,
+        colours=Colours(0, max(max(row) for row in matrix)),
+        scale_label="training rows",
+        row_label="client",
+        column_label=title,
         shown=lambda value: plain(value) if value else "",
         tip=plain,
     )
@@ -158,11 +160,11 @@ def _histogram(name: str, names: Sequence[str], clients: Mapping[str, Any]) -> F
     return columns(
         f"{name}-histogram",
         "Length of answers, all clients",
-        "Each bar is the share of all answers whose length is in that class.",
-        classes[:last],
-        [Series(s.label, s.values[:last]) for s in series],
-        "share of answers, %",
-        "tokens per answer",
+        reading="Each bar is the share of all answers whose length is in that class.",
+        classes=classes[:last],
+        kinds=[Series(s.label, s.values[:last]) for s in series],
+        y_label="share of answers, %",
+        x_label="tokens per answer",
     )
 
 

@@ -102,14 +102,14 @@ def _matrix(
     return heatmap(
         f"heterogeneity-{run}-{key}-{view}",
         f"{title}, {view}",
-        reading,
-        clients,
-        clients,
-        found["matrix"],
-        Colours(low, high, around, key == "loss_transfer"),
-        unit,
-        "trained on" if key == "loss_transfer" else "",
-        "tested on" if key == "loss_transfer" else "",
+        reading=reading,
+        rows=clients,
+        columns=clients,
+        matrix=found["matrix"],
+        colours=Colours(low, high, around, key == "loss_transfer"),
+        scale_label=unit,
+        row_label="trained on" if key == "loss_transfer" else "",
+        column_label="tested on" if key == "loss_transfer" else "",
         shown=in_cells,
         tip=lambda value: fixed(value, 3),
     )
@@ -125,12 +125,14 @@ def _map(run: str, view: str, pca: Any, everything: Sequence[Point]) -> Figure:
     return scatter(
         f"heterogeneity-{run}-map-{view}",
         f"Map of the rows, {view}",
-        "Each point is a row as the base model sees it; clients apart are clouds apart. Raw and "
-        "rewritten stand on the same axes.",
-        _points(pca),
-        f"first component ({first} of the variance)",
-        f"second component ({second})",
-        everything,
+        reading=(
+            "Each point is a row as the base model sees it; clients apart are clouds apart. Raw "
+            "and rewritten stand on the same axes."
+        ),
+        points=_points(pca),
+        x_label=f"first component ({first} of the variance)",
+        y_label=f"second component ({second})",
+        among=everything,
     )
 
 
