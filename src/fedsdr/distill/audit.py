@@ -195,8 +195,8 @@ def pooled(clients: Sequence[ClientAudit]) -> ClientAudit:
 
 
 def _measured_of(clients: Sequence[Measured], rows: Sequence[int]) -> Measured:
-    own = {"words", "length_ratio", "deciles", "filler_per_1000"}
-    shares = [f.name for f in fields(Measured) if f.name not in own]
+    apart = {"words", "length_ratio", "deciles", "filler_per_1000"}
+    shares = [f.name for f in fields(Measured) if f.name not in apart]
     words = [client.words for client in clients]
     pairs = zip(clients, rows, strict=True)
     deciles = _deciles([(ratio, many) for c, many in pairs for ratio in c.deciles])
@@ -226,14 +226,14 @@ def in_a_line(audit: ClientAudit) -> str:
     """How many rewrites were kept, and why most of the others were not."""
     kept = round(audit.kept * audit.examples)
     few, back = 2 * kept < audit.examples, audit.examples - kept
-    told = (
+    line = (
         f"{'warning: only' if few else 'rewriting:'} {kept:,} of {audit.examples:,} rewrites kept"
     )
     if not back:
-        return told
+        return line
     most = next(iter(audit.reasons), "")
     why = f" (most: {most}, {audit.reasons[most]:,})" if most else ""
-    return f"{told}; {back:,} fell back to the original answer{why}"
+    return f"{line}; {back:,} fell back to the original answer{why}"
 
 
 def client_audit(rows: Sequence[AuditRow]) -> ClientAudit:

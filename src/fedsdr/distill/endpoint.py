@@ -109,9 +109,9 @@ class Line:
             if answer.status != 200:
                 raise _refused(self.endpoint, answer)
             kind, coding = answer.header("Content-Type"), answer.header("Content-Encoding")
-            said = read_answer(kind, coding, bytes(answer.body))
-            draft = read_draft(self.endpoint.protocol, said, body["max_tokens"])
-            named = said.get("model")
+            reply = read_answer(kind, coding, bytes(answer.body))
+            draft = read_draft(self.endpoint.protocol, reply, body["max_tokens"])
+            named = reply.get("model")
             self.renamed |= isinstance(named, str) and named != self.endpoint.model
             return draft
         except BadReply as error:

@@ -71,7 +71,7 @@ def distill(
         refuse_unready(rule)
         private_folder(folder)
         clients = experiment.federation.clients
-        told = tally(watch.advance, sum(len(client.train) for client in clients))
+        tell = tally(watch.advance, sum(len(client.train) for client in clients))
         rows, note, how = list[AuditRow](), once(watch.note), rewriting_settings(recipe)
 
         def less(batch: int) -> None:
@@ -88,7 +88,7 @@ def distill(
                     rule,
                     how,
                     folder / "drafts",
-                    tell=told,
+                    tell=tell,
                     include_texts=recipe.run.include_texts,
                     note=note,
                     less=less,

@@ -149,9 +149,9 @@ def merge_evaluations(directory: str | Path, files: Sequence[str | Path]) -> Res
 
 @contextmanager
 def _worn(
-    experiment: Experiment, shared: Mapping[str, Tensor], own: Mapping[str, Tensor], mix: str
+    experiment: Experiment, shared: Mapping[str, Tensor], private: Mapping[str, Tensor], mix: str
 ) -> Generator[Answerer]:
-    flats = experiment.branches.enter(shared, [own])[0] if mix else {}
+    flats = experiment.branches.enter(shared, [private])[0] if mix else {}
     with experiment.lora.folded(shared):
         worn = {b: flats[b] for b in split_mix(mix) if b != FOLD}
         yield ModelAnswerer(experiment.lora, worn, mix_weights(mix))

@@ -68,8 +68,8 @@ class Speech:
     def _inside(self, text: str) -> list[int]:
         if self.inner is None:
             return _encoded(self.tokenizer, text)
-        found = self.added.search(text)
-        start = found.start() if found else len(text)
+        match = self.added.search(text)
+        start = match.start() if match else len(text)
         with encoding():
             ids = self.inner.encode(text[:start], add_special_tokens=False).ids
         return ids + _encoded(self.tokenizer, text[start:])
@@ -130,8 +130,8 @@ def render_unguarded(
 
 def own_template(tokenizer: PreTrainedTokenizerFast) -> tuple[str, tuple[str, ...]]:
     """The tokenizer's chat template, or the plain one, and what is to be said about it."""
-    found: Any = tokenizer.chat_template
-    template = found.get("default") if isinstance(found, dict) else found
+    chat_template: Any = tokenizer.chat_template
+    template = chat_template.get("default") if isinstance(chat_template, dict) else chat_template
     if not isinstance(template, str):
         return named_template(tokenizer, "plain"), (NO_TEMPLATE,)
     if HALF.search(template):
@@ -225,7 +225,10 @@ def _bare(step: Any) -> Any:
         return None
     for key in ("normalizers", "pretokenizers"):
         if key in step:
-            return {**step, key: [bare for one in step[key] if (bare := _bare(one)) is not None]}
+            return {
+                **step,
+                key: [bare for inner in step[key] if (bare := _bare(inner)) is not None],
+            }
     match step["type"]:
         case "Prepend":
             return None

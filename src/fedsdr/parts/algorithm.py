@@ -159,15 +159,15 @@ class Algorithm:
 
     def branches(self) -> tuple[str, ...]:
         """All branches that clients hold, in order of first use."""
-        found = dict[str, None]()
+        branches = dict[str, None]()
         for stage in self.stages:
             for term in stage.terms:
-                found.update(dict.fromkeys(split_mix(term.forward)))
-        found.update(dict.fromkeys(shared_branches(self)))
+                branches.update(dict.fromkeys(split_mix(term.forward)))
+        branches.update(dict.fromkeys(shared_branches(self)))
         for mix in self.deploys.values():
-            found.update(dict.fromkeys(split_mix(mix)))
-        found.update(dict.fromkeys(self.starts))
-        return tuple(branch for branch in found if branch != FOLD)
+            branches.update(dict.fromkeys(split_mix(mix)))
+        branches.update(dict.fromkeys(self.starts))
+        return tuple(branch for branch in branches if branch != FOLD)
 
     def personal(self) -> tuple[str, ...]:
         """The branches of which a client keeps a part, or all, to itself."""

@@ -28,8 +28,8 @@ def worn(site: Site, group: Sequence[Order]) -> Worn:
     if not first.mix:
         return Worn(site.lora, {}, "", batch=site.rows_scored)
     mix = site.algorithm.deploys[first.mix]
-    own = site.algorithm.is_personal(mix)
-    states = [site.run.own_tensors(o.client_id, o.round) for o in group] if own else [{}]
+    personal = site.algorithm.is_personal(mix)
+    states = [site.run.own_tensors(o.client_id, o.round) for o in group] if personal else [{}]
     flats, _ = site.branches.enter(first.shared, states)
     clients = [site.scored[order.client_id] for order in group]
     return Worn(

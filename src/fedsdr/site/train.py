@@ -25,8 +25,8 @@ def train(site: Site, group: Sequence[Order]) -> Iterator[Update | Lost]:
 def _trained(site: Site, group: Sequence[Order]) -> Iterator[Update | Lost]:
     branches, first = site.branches, group[0]
     states = [site.run.load_client_state(o.client_id, o.round) for o in group]
-    own = [s.tensors.get("branches", {}) if s is not None else {} for s in states]
-    flats, start = branches.begin([o.shared for o in group], own)
+    kept = [s.tensors.get("branches", {}) if s is not None else {} for s in states]
+    flats, start = branches.begin([o.shared for o in group], kept)
     began = {branch: flat.clone() for branch, flat in flats.items()}
     teachers = [teacher_of(site, order, state) for order, state in zip(group, states, strict=True)]
     metrics: list[dict[str, float]] = [{} for _ in group]

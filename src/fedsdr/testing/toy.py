@@ -72,8 +72,8 @@ class Toy:
         kept: dict[str, Tensor] = dict(outcome.state.shared)
         for client in sorted(self.cohort.site.clients):
             state = self.run.load_client_state(client, outcome.state.round + 1)
-            own = state.tensors.get("branches", {}) if state is not None else {}
-            kept |= {f"{client}:{name}": tensor for name, tensor in own.items()}
+            branches = state.tensors.get("branches", {}) if state is not None else {}
+            kept |= {f"{client}:{name}": tensor for name, tensor in branches.items()}
         return kept
 
 

@@ -34,9 +34,9 @@ def language_of(text: str) -> str:
     for name, script in _SCRIPTS.items():
         if letters and len(script.findall(text)) > 0.2 * letters:
             return name
-    said = words(text[:4000])
+    text_words = words(text[:4000])
     hits = {
-        name: sum(word in language.common for word in said)
+        name: sum(word in language.common for word in text_words)
         for name, language in LANGUAGES.items()
         if language.common
     }

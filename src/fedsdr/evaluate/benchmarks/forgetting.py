@@ -22,18 +22,18 @@ class Forgetting:
 
     @property
     def words(self) -> str:
-        said = f"{self.task}: base {self.base:.3f}, {self.mix} {self.score:.3f}"
+        figures = f"{self.task}: base {self.base:.3f}, {self.mix} {self.score:.3f}"
         if self.interval is None:
-            return f"{said}; one item shows nothing."
+            return f"{figures}; one item shows nothing."
         low, high = self.interval
         if low == high == 0:
-            return f"{said}: the same on each of {self.n} items."
+            return f"{figures}: the same on each of {self.n} items."
         moved = f"{self.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
         if high < 0:
-            return f"{said}: forgotten, {moved}."
+            return f"{figures}: forgotten, {moved}."
         if low > 0:
-            return f"{said}: gained, {moved}."
-        return f"{said}: no difference that holds up, {moved}."
+            return f"{figures}: gained, {moved}."
+        return f"{figures}: no difference that holds up, {moved}."
 
 
 def forgetting(mix: str, base: Scored, other: Scored) -> Forgetting | None:

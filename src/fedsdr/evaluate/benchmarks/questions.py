@@ -55,8 +55,8 @@ class Questions:
         """sha256 over the files, byte by byte."""
         sha = hashlib.sha256()
         for file in self.files:
-            with opened(file) as found:
-                sha.update(hashlib.file_digest(cast("Any", found), "sha256").digest())
+            with opened(file) as stream:
+                sha.update(hashlib.file_digest(cast("Any", stream), "sha256").digest())
         return sha.hexdigest()
 
 

@@ -69,11 +69,11 @@ def evaluate_benchmarks(
         entries, forgot, bases = list[Entry](), list[Forgot](), dict[str, Scored]()
         for candidate in candidates:
             for benchmark, questions in every:
-                scored, entry = _one(setting, benchmark, questions, candidate)
+                scored, entry = _evaluate(setting, benchmark, questions, candidate)
                 entries.append(entry)
                 base = bases.setdefault(benchmark.name, scored)
-                if base is not scored and (found := forgetting(candidate.mix, base, scored)):
-                    forgot.append(_forgot(found))
+                if base is not scored and (change := forgetting(candidate.mix, base, scored)):
+                    forgot.append(_forgot(change))
                 new = Results(format=FORMAT, base=setting.base, entries=entries, forgetting=forgot)
                 write_results_file(path, replaced(old, new))
     return Results(format=FORMAT, base=setting.base, entries=entries, forgetting=forgot)
@@ -86,7 +86,7 @@ def _questions(setting: Setting, benchmark: Benchmark) -> Questions:
     return limited(questions, setting.limit)
 
 
-def _one(
+def _evaluate(
     setting: Setting, benchmark: Benchmark, questions: Questions, candidate: Candidate
 ) -> tuple[Scored, Entry]:
     sampling = benchmark.sampling
@@ -168,8 +168,8 @@ def _notes(scored: Scored, limit: str) -> list[str]:
     return notes
 
 
-def _forgot(found: Forgetting) -> Forgot:
-    return Forgot.model_validate({**asdict(found), "words": found.words})
+def _forgot(change: Forgetting) -> Forgot:
+    return Forgot.model_validate({**asdict(change), "words": change.words})
 
 
 def _versions() -> dict[str, str]:

@@ -44,10 +44,10 @@ def catalogue(recipe: Recipe | None = None, name: str | None = None) -> list[Ent
     rounds: the default recipe's, where none is given."""
     recipe = recipe or Recipe()
     chosen = [name] if name is not None else sorted(factories())
-    made = {one: make_algorithm(one) for one in chosen}  # an unknown name shows before any loading
+    made = {key: make_algorithm(key) for key in chosen}  # an unknown name shows before any loading
     lora = StackedLora(open_base(recipe), recipe.lora.targets, {})
     try:
-        return [_entry(one, algorithm, lora, recipe) for one, algorithm in made.items()]
+        return [_entry(key, algorithm, lora, recipe) for key, algorithm in made.items()]
     finally:
         lora.remove()
 
@@ -74,7 +74,7 @@ def _entry(name: str, algorithm: Algorithm, lora: StackedLora, recipe: Recipe) -
 
 
 def _bytes(wire: Wire, recipe: Recipe) -> tuple[float, float]:
-    training, one = recipe.training, wire.one_lora()
+    training, one_lora = recipe.training, wire.one_lora()
     trained, _ = hold_back(load_federation(recipe), recipe.data.unseen)
     clients = [c.client_id for c in trained.clients]
     settings = LoopSettings(
@@ -83,25 +83,25 @@ def _bytes(wire: Wire, recipe: Recipe) -> tuple[float, float]:
     asked = len(sample_clients(clients, settings, 1))
     rounds = range(1, training.rounds + 1)
     ranks = client_ranks(recipe, wire.algorithm, clients) if wire.algorithm.any_rank else {}
-    own = list(ranks.values()) or [None]
-    up = sum(numbers(wire.up(n, rank).values()) for n in rounds for rank in own) / len(own)
+    each = list(ranks.values()) or [None]
+    up = sum(numbers(wire.up(n, rank).values()) for n in rounds for rank in each) / len(each)
     # Each round merges its clients' products, and may take the product of their means out again.
     of_p = sum(wire.folded((n - 1) * (asked + 1) * wire.ranks["R"]) for n in rounds)
-    down = len(rounds) * sum(numbers(wire.down(rank).values()) for rank in own) / len(own) + of_p
-    return up / len(rounds) / one, down / len(rounds) / one
+    down = len(rounds) * sum(numbers(wire.down(rank).values()) for rank in each) / len(each) + of_p
+    return up / len(rounds) / one_lora, down / len(rounds) / one_lora
 
 
 def _kept(algorithm: Algorithm) -> list[str]:
     """What stays at home: of a branch that is shared in part, the rest."""
-    shared, found = split_mix(algorithm.share), list[str]()
+    shared, parts = split_mix(algorithm.share), list[str]()
     for branch in algorithm.personal():
         if branch in shared:
-            found.append(f"{branch} of the last {_blocks(algorithm.local_blocks)}")
+            parts.append(f"{branch} of the last {_blocks(algorithm.local_blocks)}")
         else:
             halves = [f"{branch}.{half}" for half in "AB"]
             rest = [half for half in halves if half not in shared]
-            found += rest if len(rest) < len(halves) else [branch]
-    return found
+            parts += rest if len(rest) < len(halves) else [branch]
+    return parts
 
 
 def _blocks(count: int) -> str:

@@ -69,8 +69,10 @@ def build_plan(experiment: Experiment, ground: Ground, custom: bool) -> Plan:
         ground.fit(experiment, rows)
     asked = _asked(recipe, list(rows))
     steps = {
-        client: tuple(stage_steps(stage, own, experiment.local) for stage in algorithm.stages)
-        for client, own in rows.items()
+        client: tuple(
+            stage_steps(stage, client_rows, experiment.local) for stage in algorithm.stages
+        )
+        for client, client_rows in rows.items()
     }
     totals = [
         sum(steps[c][i] for n, now in enumerate(asked, 1) if stage.when(n) for c in now)

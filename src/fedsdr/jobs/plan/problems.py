@@ -132,8 +132,8 @@ def choice_problems(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     except RecipeError as error:
         yield f"algorithm.{error}"
     if not choice.boosted and choice.selection != "none":
-        own = ", or algorithm.options.selection" if algorithm.rewritten_views() else ""
-        yield f"algorithm.selection is the booster's: set algorithm.boosted: true{own}"
+        alternative = ", or algorithm.options.selection" if algorithm.rewritten_views() else ""
+        yield f"algorithm.selection is the booster's: set algorithm.boosted: true{alternative}"
     if choice.boosted and make_algorithm(choice.name, choice.options).stages == algorithm.stages:
         yield f"algorithm.boosted changes nothing: {choice.name} trains on no raw answers"
 

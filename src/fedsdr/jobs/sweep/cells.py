@@ -103,7 +103,7 @@ def tuning_cells(sweep: Sweep, setting: str, label: str, every_seed: bool = True
     """Point by point of the grid, each on all tuning seeds."""
     if (tune := sweep.tune) is None:
         return []
-    own = {**sweep.settings[setting], **sweep.methods[label], **tune.changes}
+    changes = {**sweep.settings[setting], **sweep.methods[label], **tune.changes}
     where = f"{_where(sweep, setting, label)}, tuning"
     return [
         Cell(
@@ -112,12 +112,12 @@ def tuning_cells(sweep: Sweep, setting: str, label: str, every_seed: bool = True
             label=label,
             seed=seed,
             point=point,
-            changes=own | point,
+            changes=changes | point,
             recipe=recipe,
         )
         for point in map(dict[str, Any], tune.points(label))
         for seed in (tune.seeds if every_seed else tune.seeds[:1])
-        for recipe in [_recipe(sweep, own | point, seed, where)]
+        for recipe in [_recipe(sweep, changes | point, seed, where)]
     ]
 
 
@@ -149,7 +149,9 @@ def check_cells(sweep: Sweep) -> None:
         for side in (contrast.left, contrast.right):
             label, mix = side.split(":")
             if mix not in mixes.get(label, ()):
-                known = ", ".join(f"{m}:{x}" for m, found in mixes.items() for x in sorted(found))
+                known = ", ".join(
+                    f"{m}:{x}" for m, deployed in mixes.items() for x in sorted(deployed)
+                )
                 raise RecipeError(
                     f"{sweep.name}: sweep.contrasts: {side!r} in '{contrast}' is no model of this "
                     f"sweep; there are {known}"

@@ -90,16 +90,16 @@ def _table_of_all(material: Material) -> Panel:
 
 
 def _of_run(label: str, record: RunRecord) -> Panel | None:
-    figures, said = list[Figure](), list[str]()
+    figures, sentences = list[Figure](), list[str]()
     name = f"cost-{record.name}"
     if record.rounds:
-        said.append(traffic_in_words(record))
+        sentences.append(traffic_in_words(record))
         figures.append(_bytes(name, record.rounds))
         if (figure := _against_bytes(name, record)) is not None:
             figures.append(figure)
     spent = phases(record)
     if any(spent.values()):
-        said.append(f"It took {duration(sum(spent.values()))} in all.")
+        sentences.append(f"It took {duration(sum(spent.values()))} in all.")
         entries = sorted(spent.items(), key=lambda of: -of[1])
         figures.append(
             lying(
@@ -111,7 +111,7 @@ def _of_run(label: str, record: RunRecord) -> Panel | None:
         )  # fmt: skip
     if (figure := _time_by_round(name, record)) is not None:
         figures.append(figure)
-    return Panel(label, tuple(said), tuple(figures)) if figures else None
+    return Panel(label, tuple(sentences), tuple(figures)) if figures else None
 
 
 def phases(record: RunRecord) -> dict[str, float]:
