@@ -70,14 +70,22 @@ def measures(recipe: Recipe, path: Path, base: BaseModel) -> dict[str, float]:
     experiment = assemble(recipe, base)
     try:
         flats, _ = experiment.branches.enter(shared["shared"], [{}])
-        model = Worn(experiment.lora, flats, "R", experiment.max_length, recipe.evaluation.batch)
+        model = Worn(
+            experiment.lora,
+            flats,
+            "R",
+            max_length=experiment.max_length,
+            batch=recipe.evaluation.batch,
+        )
         seen, strange = experiment.federation.clients, experiment.unseen
         prompts = [example for example, _question in public_questions(120)]
         rows = [e for client in seen for e in client.test]
         scores = {**results["scores"]["global"], "loss": model.loss([rows])[0][0]}
         other = {**results["unseen"]["global"]}
         other["loss"] = model.loss([[e for client in strange for e in client.test]])[0][0]
-        plain = Worn(experiment.lora, {}, "", experiment.max_length, recipe.evaluation.batch)
+        plain = Worn(
+            experiment.lora, {}, "", max_length=experiment.max_length, batch=recipe.evaluation.batch
+        )
         before = experiment.federation.scorer.score(plain, seen, "test")
         gain = scores["recall"] - sum(s["recall"] for s in before) / len(before)
         spent = parameter_efficiency(experiment.lora, experiment.algorithm, results, gain)

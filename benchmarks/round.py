@@ -119,7 +119,15 @@ def one_by_one(work: Work) -> list[Adapter]:
 def _trained(work: Work, jobs: Sequence[StageJob]) -> list[Adapter]:
     branches, stage = work.experiment.branches, work.experiment.algorithm.stages[0]
     flats, start = branches.enter(work.broadcast, [{}] * len(jobs))
-    result = train_stage(work.experiment.lora, stage, flats, jobs, work.settings, work.lr, start)
+    result = train_stage(
+        work.experiment.lora,
+        stage,
+        flats=flats,
+        jobs=jobs,
+        settings=work.settings,
+        lr=work.lr,
+        start=start,
+    )
     return [branches.shared({"R": flat}) for flat in result.flats["R"]]
 
 

@@ -96,10 +96,18 @@ def trained(
         stack=stack,
     )
     cohort.prepare()
-    settings = LoopSettings("stacking", recipe.seed, asked.rounds, recipe.training.lr)
+    settings = LoopSettings(
+        run="stacking", seed=recipe.seed, rounds=asked.rounds, lr=recipe.training.lr
+    )
     first = ServerState(0, experiment.branches.first())
     outcome = run_rounds(
-        experiment.algorithm, cohort, list(clients), first, run, settings, experiment.base.digest
+        experiment.algorithm,
+        cohort,
+        clients=list(clients),
+        first=first,
+        run=run,
+        settings=settings,
+        base_digest=experiment.base.digest,
     )
     left = {f"server/{name}": tensor for name, tensor in outcome.state.shared.items()}
     for client in clients:

@@ -61,7 +61,9 @@ def make_run(root: Path, count: int, length: int) -> RunRecord:
                     "length_ratio": len(written.split()) / len(raw.split()),
                 }
                 file.write(json.dumps(row) + "\n")
-    return RunRecord(root, "made up", "finished", {}, "", {})
+    return RunRecord(
+        path=root, name="made up", state="finished", facts={}, recipe_text="", recipe={}
+    )
 
 
 def opened(browser: Browser, page_file: Path) -> tuple[float, float, float]:

@@ -93,5 +93,15 @@ def honest(algorithm: Algorithm, state: ServerState, equal: bool = False) -> lis
             for n, t in asked(algorithm, state)[client].items()
         }
         weight = 1.0 if equal else float(rows)
-        found.append(Update("run", number, client, "base", weight, shared, metrics))
+        found.append(
+            Update(
+                run="run",
+                round=number,
+                client_id=client,
+                base_digest="base",
+                weight=weight,
+                shared=shared,
+                metrics=metrics,
+            )
+        )
     return found

@@ -21,12 +21,12 @@ def crowd(n: int, seed: int, dtype: torch.dtype = torch.float32) -> list[Update]
     """n clients whose changes are 12 + 6 normal numbers, of weights 2, 3, …"""
     return [
         Update(
-            "run",
-            1,
-            f"c{k}",
-            "base",
-            2.0 + k,
-            {
+            run="run",
+            round=1,
+            client_id=f"c{k}",
+            base_digest="base",
+            weight=2.0 + k,
+            shared={
                 A: torch.randn(3, 4, generator=generator(seed, k, "A"), dtype=dtype),
                 B: torch.randn(6, generator=generator(seed, k, "B"), dtype=dtype),
             },
@@ -90,7 +90,9 @@ def update(client: str, weight: float, **halves: Tensor | Sequence[float]) -> Up
         f"R/layer.{half}": torch.as_tensor(values, dtype=torch.float64)
         for half, values in halves.items()
     }
-    return Update("run", 1, client, "base", weight, shared)
+    return Update(
+        run="run", round=1, client_id=client, base_digest="base", weight=weight, shared=shared
+    )
 
 
 def line(*values: float, weights: Sequence[float] = ()) -> list[Update]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Example:
     id: str
     prompt: str
     response: str
+    _: KW_ONLY
     system: str = ""
     domain: str = ""
     origin: str = ""
@@ -71,7 +72,7 @@ class Order:
     split: Split = "test"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """Up: what a client answers. `shared` holds only what the algorithm shares."""
 

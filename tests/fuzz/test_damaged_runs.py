@@ -49,7 +49,15 @@ class Numbers:
             own = 0.5 * own + order.shared["R/w"] + step
             self.run.save_client_state(order.client_id, order.round, {"own": {"w": own}}, {})
             metrics = {"loss": step, "steps": 1.0, "tokens": 2.0}
-            yield Update("run", order.round, order.client_id, "base", 1.0, {"R/w": own}, metrics)
+            yield Update(
+                run="run",
+                round=order.round,
+                client_id=order.client_id,
+                base_digest="base",
+                weight=1.0,
+                shared={"R/w": own},
+                metrics=metrics,
+            )
             self.answered += 1
             if self.answered == self.dies_at:
                 raise Stopped
@@ -66,12 +74,12 @@ def play(root: Path, seed: int, dies_at: int = 10**6) -> None:
     run_rounds(
         fedavg(),
         Numbers(run, seed, dies_at),
-        NAMES,
-        ServerState(0, {"R/w": torch.zeros(2, dtype=torch.float64)}),
-        run,
-        LoopSettings("run", 1, ROUNDS, 0.1, participation=3),
-        "base",
-        judge,
+        clients=NAMES,
+        first=ServerState(0, {"R/w": torch.zeros(2, dtype=torch.float64)}),
+        run=run,
+        settings=LoopSettings(run="run", seed=1, rounds=ROUNDS, lr=0.1, participation=3),
+        base_digest="base",
+        judge=judge,
         observe=lambda before, admitted, counted, after: {"seen": len(admitted.clients)},
     )
 

@@ -359,12 +359,18 @@ def rewritten(url: str, folder: Path) -> dict[str, Any]:
     notes, log = list[str](), io.StringIO()
     logging.basicConfig(level=logging.DEBUG, stream=log, force=True)
     sampling = Sampling(max_new_tokens=64)
-    where = Endpoint(url, "m", timeout=TIMEOUT, retries=0, key_env="FUZZ_KEY")
+    where = Endpoint(url=url, model="m", timeout=TIMEOUT, retries=0, key_env="FUZZ_KEY")
     engine = remote_engine(Rewriting(sampling, seed=1, endpoint=where), None, notes.append)
     settings, rule = Rewriting(sampling, seed=1, endpoint=where), parse_selection("none")
     try:
         texts, _ = rewrite_by(
-            engine, "c", [ROW], rule, settings, Drafts(folder, "c"), lambda *a: None
+            engine,
+            "c",
+            examples=[ROW],
+            selection=rule,
+            how=settings,
+            drafts=Drafts(folder, "c"),
+            tell=lambda *a: None,
         )
     finally:
         (folder.parent / "log").write_text(f"{log.getvalue()}\n{notes}", errors="replace")

@@ -274,12 +274,12 @@ def compare(table: Table) -> None:
 def dealt(table: Table, random: Random) -> None:
     method = random.choice(("iid", "column", "dirichlet", "quantity"))
     spec = PartitionSpec(
-        method,
-        None if method == "column" else random.choice((1, 2, 5, 100)),
-        random.choice(("topic", "extra", "id", "gone")),
-        random.choice((1e-6, 0.5, 1e6)),
-        random.choice((0.0, 0.1, 0.9)),
-        random.choice((0.0, 0.05)),
+        method=method,
+        clients=None if method == "column" else random.choice((1, 2, 5, 100)),
+        column=random.choice(("topic", "extra", "id", "gone")),
+        alpha=random.choice((1e-6, 0.5, 1e6)),
+        validation=random.choice((0.0, 0.1, 0.9)),
+        test=random.choice((0.0, 0.05)),
     )
     clients = partition(table, spec, random.randrange(9))
     assert all(client.train for client in clients)

@@ -11,7 +11,15 @@ from fedsdr.types import ServerState, Update
 
 def update(client: str, weight: float, steps: int, change: float) -> Update:
     shared = {"R/layer.B": torch.tensor([[change]], dtype=torch.float64)}
-    return Update("run", 1, client, "base", weight, shared, {"steps": float(steps)})
+    return Update(
+        run="run",
+        round=1,
+        client_id=client,
+        base_digest="base",
+        weight=weight,
+        shared=shared,
+        metrics={"steps": float(steps)},
+    )
 
 
 @pytest.mark.parametrize(("power", "moved"), [(1.0, 10.5), (0.0, 5.5), (0.5, 6.25)])

@@ -28,8 +28,8 @@ def fdlora(
     return Algorithm(
         "fdlora",
         stages=(
-            Stage((term,), When(last=1), after=(Copy("L", "R"),)),
-            Stage((term,), When(first=2), inner_epochs, after=(sync,)),
+            Stage((term,), when=When(last=1), after=(Copy("L", "R"),)),
+            Stage((term,), when=When(first=2), epochs=inner_epochs, after=(sync,)),
         ),
         deploys={"global": "R", "personal": "0.5*R+0.5*L"},
         combine=Nesterov(outer_lr, outer_momentum, plain=1),

@@ -26,7 +26,9 @@ def fedala(eta: Weight = 1.0, first_passes: Count = 3) -> Algorithm:
 
     def learn(rounds: When, passes: int) -> Stage:
         mixed = Interpolate("R", old="L", weights="W")
-        return Stage((blended,), rounds, passes * SHARE_OF_DATA, rule=rule, after=(mixed,))
+        return Stage(
+            (blended,), when=rounds, epochs=passes * SHARE_OF_DATA, rule=rule, after=(mixed,)
+        )
 
     return Algorithm(
         "fedala",

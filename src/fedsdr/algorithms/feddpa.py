@@ -33,12 +33,12 @@ def feddpa(
     if variant == "T":
         mix = f"{1 - local_weight:.15g}*R+{local_weight:.15g}*L"
         personalise = Term(Raw(), forward=mix, train="L")
-        stages = (Stage((personalise,), When(first=2)), Stage((federate,)))
+        stages = (Stage((personalise,), when=When(first=2)), Stage((federate,)))
     else:
         tune, begin = Term(Raw(), forward="L", train="L"), Copy("L", "R", When(after, after))
         stages = (
-            Stage((federate,), When(last=federated_rounds)),
-            Stage((tune,), When(first=after), before=(begin,)),
+            Stage((federate,), when=When(last=federated_rounds)),
+            Stage((tune,), when=When(first=after), before=(begin,)),
         )
     deploys = {"global": "R", "personal": PerInput("R+L", "L", highest, prompts)}
     return Algorithm("feddpa", stages, deploys=deploys)

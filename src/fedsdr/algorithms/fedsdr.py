@@ -64,8 +64,8 @@ def fedsdr(
         stages = (Stage((smooth, rectify), part=part),)
     elif schedule == "warmup":
         stages = (
-            Stage((smooth,), When(last=warmup_rounds), smooth_epochs, part),
-            Stage((rectify,), When(first=warmup_rounds + 1), rectify_epochs, part),
+            Stage((smooth,), when=When(last=warmup_rounds), epochs=smooth_epochs, part=part),
+            Stage((rectify,), when=When(first=warmup_rounds + 1), epochs=rectify_epochs, part=part),
         )
     else:
         stages = (
@@ -78,7 +78,7 @@ def fedsdr(
         share, deploys = "R+S", {"global": "R+S"}
     if ablation == "share_s":
         share, deploys = "S", {"global": "S", "personal": "R+S"}
-    return Algorithm(name, stages, share, deploys, keep=s_state)
+    return Algorithm(name, stages, share=share, deploys=deploys, keep=s_state)
 
 
 REWRITING = ("selection", "teacher", "redistill_every")

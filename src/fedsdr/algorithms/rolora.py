@@ -9,6 +9,6 @@ from fedsdr.parts.when import When
 def rolora() -> Algorithm:
     """Odd rounds train and send B, even rounds A (B is zero at the start, and A would have no
     gradient)."""
-    b = Stage((Term(Raw(), forward="R", train="R.B"),), When(first=1, every=2))
-    a = Stage((Term(Raw(), forward="R", train="R.A"),), When(first=2, every=2))
+    b = Stage((Term(Raw(), forward="R", train="R.B"),), when=When(first=1, every=2))
+    a = Stage((Term(Raw(), forward="R", train="R.A"),), when=When(first=2, every=2))
     return Algorithm("rolora", stages=(b, a), share="R")

@@ -29,7 +29,7 @@ from fedsdr.types import ClientData, Example
 FACTS_PER_ENTITY = 5  # four single facts and one description
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AtlasSpec:
     """`style_skew` 1: a client speaks in one style only, 0: in all; `domain_skew` likewise for its
     domain. `quantity_skew` s gives client k a share ∝ k^-s of the examples. `overlap` is the share
@@ -101,10 +101,10 @@ def build_federation(spec: AtlasSpec, seed: int) -> AtlasFederation:
         ]
         for home, size in zip(homes, sizes, strict=True)
     ]
-    entities = private_entities(seed, [d for own in wanted for d in own])
+    entities = private_entities(seed, [d for client_domains in wanted for d in client_domains])
     clients = list[ClientData]()
-    for k, own in enumerate(wanted):
-        held = [next(entities) for _ in own]
+    for k, client_domains in enumerate(wanted):
+        held = [next(entities) for _ in client_domains]
         for i in range(len(held)):
             if random.random() < spec.overlap:
                 held[i] = random.choice([e for e in shared if e.domain == held[i].domain])

@@ -27,7 +27,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 VALUES = {v.lower(): a for d in DOMAINS for a, vs in d.attributes.items() for v in vs}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """Counts over one text. An asked attribute is right, wrong (also when a right value stands
     beside a wrong one), or missing; `invented` are values or names that the truth does not hold."""
@@ -89,31 +89,31 @@ def judge(question: Question, text: str) -> Judgement:
 
 def verdict(question: Question, text: str) -> str:
     """The worst that there is to say, in two words."""
-    found = judge(question, text)
-    if found.wrong:
+    judgement = judge(question, text)
+    if judgement.wrong:
         return "wrong order" if question.kind == "order" else "wrong value"
-    if found.invented_values:
+    if judgement.invented_values:
         return "invented value"
-    if found.invented_names:
+    if judgement.invented_names:
         return "invented name"
-    return "incomplete" if found.missing else "faithful"
+    return "incomplete" if judgement.missing else "faithful"
 
 
 def _judge_values(question: Question, words: list[str]) -> tuple[int, int, int, set[str]]:
     """Right, wrong, missing among the asked attributes, and the false values of other
     attributes."""
-    said: dict[str, set[str]] = {}
+    stated: dict[str, set[str]] = {}
     for word in words:
         if (attribute := VALUES.get(word.lower())) is not None:
-            said.setdefault(attribute, set()).add(word.lower())
+            stated.setdefault(attribute, set()).add(word.lower())
     right = wrong = missing = 0
     for attribute, value in question.asked:
-        values = said.pop(attribute, set())
+        values = stated.pop(attribute, set())
         right += values == {value.lower()}
         wrong += bool(values - {value.lower()})
         missing += not values
     truth = {v.lower() for _a, v in question.facts}
-    return right, wrong, missing, {v for values in said.values() for v in values} - truth
+    return right, wrong, missing, {v for values in stated.values() for v in values} - truth
 
 
 def _judge_order(question: Question, text: str) -> tuple[int, int, int]:

@@ -48,7 +48,7 @@ HERE = Path(__file__).parent / "base"
 DIGESTED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     seed: int = 7
     vocabulary: int = 1280

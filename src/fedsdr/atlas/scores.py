@@ -26,15 +26,15 @@ class AtlasScorer:
     def score(
         self, model: Worn, clients: Sequence[ClientData], split: Split
     ) -> list[dict[str, float]]:
-        own = [c.validation if split == "validation" else c.test for c in clients]
-        answers = model.answer(own, self.max_new_tokens)
+        asked = [c.validation if split == "validation" else c.test for c in clients]
+        answers = model.answer(asked, self.max_new_tokens)
         truths = self.federation.truths
         scores = [
             summarise(
-                [judge(truths[e.id], a) for e, a in zip(examples, said, strict=True)],
+                [judge(truths[e.id], a) for e, a in zip(examples, texts, strict=True)],
                 [truths[e.id].kind for e in examples],
             )
-            for examples, said in zip(own, answers, strict=True)
+            for examples, texts in zip(asked, answers, strict=True)
         ]
         if split == "test" and self.public:
             for score, retention in zip(scores, self._retention(model, len(clients)), strict=True):
@@ -44,10 +44,10 @@ class AtlasScorer:
     def _retention(self, model: Worn, clients: int) -> list[float]:
         asked = public_questions(self.public)
         examples = [e for e, _q in asked]
-        said = model.answer([examples] * model.models, self.max_new_tokens)
+        replies = model.answer([examples] * model.models, self.max_new_tokens)
         kept = [
             _share(judge(q, a).faithful for (_e, q), a in zip(asked, answers, strict=True))
-            for answers in said
+            for answers in replies
         ]
         return kept * clients if model.models == 1 else kept
 
@@ -82,5 +82,5 @@ def faithful_shares(judged: Iterable[tuple[str, Judgement]]) -> Mapping[str, flo
 
 
 def _share(flags: Iterable[bool]) -> float:
-    found = list(flags)
-    return sum(found) / len(found) if found else 0.0
+    values = list(flags)
+    return sum(values) / len(values) if values else 0.0

@@ -33,7 +33,7 @@ FILLERS: tuple[str, ...] = (
 @dataclass(frozen=True, slots=True)
 class Style:
     name: str
-    one: Callable[[str, str, str, Random], str]  # name, attribute, value
+    fact: Callable[[str, str, str, Random], str]  # name, attribute, value
     many: Callable[[str, str, Facts, Random], str]  # name, kind, facts
     order: Callable[[Sequence[int], Random], str]
     pattern: re.Pattern[str]
@@ -169,7 +169,7 @@ def say(question: Question, style: str, random: Random) -> str:
         return how.order(sorted(question.numbers), random)
     if question.kind == "fact":
         ((attribute, value),) = question.asked
-        return how.one(question.name, attribute, value, random)
+        return how.fact(question.name, attribute, value, random)
     facts = list(question.asked)
     if style != HOUSE:
         random.shuffle(facts)

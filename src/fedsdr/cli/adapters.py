@@ -199,8 +199,8 @@ def _answer(talking: Chat, line: str, as_json: bool) -> None:
         if not as_json and not beside:
             console.print(_shown(console, model, answer), soft_wrap=not console.is_terminal)
     if as_json:
-        told = {model: asdict(answer) for model, answer in answers.items()}
-        typer.echo(json.dumps({"asked": line, "answers": told}))
+        by_model = {model: asdict(answer) for model, answer in answers.items()}
+        typer.echo(json.dumps({"asked": line, "answers": by_model}))
     elif beside:
         width = console.width // len(answers)
         panels = [_panel(model, answer) for model, answer in answers.items()]

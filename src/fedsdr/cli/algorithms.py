@@ -43,19 +43,19 @@ def algorithms(
     from fedsdr.recipe.settings import Recipe, read_recipe
 
     chosen = read_recipe(recipe) if recipe is not None else Recipe()
-    found = catalogue(chosen, name)
+    listing = catalogue(chosen, name)
     if as_json:
-        entries = [asdict(entry) for entry in found]
+        entries = [asdict(entry) for entry in listing]
         print_json(entries if name is None else entries[0])
     elif name is None:
-        _show_all(talk(), found, chosen)
+        _show_all(talk(), listing, chosen)
     else:
-        _show_one(talk(), found[0], chosen)
+        _show_one(talk(), listing[0], chosen)
 
 
-def _show_all(console: Console, found: list[Entry], recipe: Recipe) -> None:
+def _show_all(console: Console, entries: list[Entry], recipe: Recipe) -> None:
     show_facts(
-        console, f"{len(found)} algorithms", [(entry.name, _short(entry)) for entry in found]
+        console, f"{len(entries)} algorithms", [(entry.name, _short(entry)) for entry in entries]
     )
     say(console, f"bytes: {_unit(recipe)}")
     say(console, "all about one: fedsdr algorithms NAME")

@@ -20,8 +20,8 @@ def show_benchmarks(console: Console, results: Results) -> None:
         return
     tasks = list(dict.fromkeys(e.task for e in results.entries))
     mixes = list(dict.fromkeys(e.mix for e in results.entries))
-    found = {(e.task, e.mix): e for e in results.entries}
-    rows = [row for task in tasks for row in _rows(task, [found.get((task, mix)) for mix in mixes])]
+    cells = {(e.task, e.mix): e for e in results.entries}
+    rows = [row for task in tasks for row in _rows(task, [cells.get((task, mix)) for mix in mixes])]
     show_table(console, "tasks, score [95 % interval]", ("task", "items", *mixes), rows)
     for task, mix, note in _notes(results.entries):
         say(console, f"{task}, {mix}: {note}")
@@ -47,9 +47,9 @@ def _score(entry: Entry | None) -> str:
 
 def _notes(entries: Iterable[Entry]) -> Iterator[tuple[str, str, str]]:
     """Each once, with the mixes that it is true of."""
-    told: dict[tuple[str, str], list[str]] = {}
+    mixes_of: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         for note in entry.notes:
-            told.setdefault((entry.task, note), []).append(entry.mix)
-    for (task, note), mixes in told.items():
+            mixes_of.setdefault((entry.task, note), []).append(entry.mix)
+    for (task, note), mixes in mixes_of.items():
         yield task, ", ".join(mixes), note

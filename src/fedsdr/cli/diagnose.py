@@ -127,15 +127,15 @@ def diagnose(
     try:
         with progress_watch(console) as watch:
             if recipe is None:
-                found = diagnosis.diagnose_run(source, wanted, watch)
+                figures = diagnosis.diagnose_run(source, wanted, watch)
             else:
-                found = diagnosis.diagnose(recipe, folder, wanted, watch)
+                figures = diagnosis.diagnose(recipe, folder, wanted, watch)
     except KeyboardInterrupt:
         kept = "" if is_run else f"; with --out {folder} what was rewritten is kept"
         complain(f"stopped{kept}", label="")
         raise typer.Exit(130) from None
     if as_json:
-        print_json(found)
+        print_json(figures)
         return
-    show_diagnosis(console, found)
+    show_diagnosis(console, figures)
     say(console, f"figures: {folder / diagnosis.FILE}")

@@ -24,13 +24,13 @@ SYMMETRIC = {
 Audit = Mapping[str, Any]
 
 
-def show_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
-    views: Mapping[str, Mapping[str, Any]] = found["views"]
-    for note in found["notes"]:
+def show_diagnosis(console: Console, figures: Mapping[str, Any]) -> None:
+    views: Mapping[str, Mapping[str, Any]] = figures["views"]
+    for note in figures["notes"]:
         say(console, f"note: {note}")
-    if "sampled_of" in found:
-        say(console, f"note: {len(found['clients'])} of {found['sampled_of']} clients, drawn")
-    ids: list[str] = found["clients"]
+    if "sampled_of" in figures:
+        say(console, f"note: {len(figures['clients'])} of {figures['sampled_of']} clients, drawn")
+    ids: list[str] = figures["clients"]
     if len(ids) <= MOST:
         say(console, "clients: " + ", ".join(f"{n} {name}" for n, name in enumerate(ids, 1)))
     _show_means(console, views)
@@ -40,8 +40,8 @@ def show_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
         _show_extremes(console, ids, views)
     if "response_tokens" in views["raw"]:
         _show_lengths(console, ids, views)
-    if "audit" in found:
-        _show_audit(console, ids, found["audit"])
+    if "audit" in figures:
+        _show_audit(console, ids, figures["audit"])
 
 
 def _show_means(console: Console, views: Mapping[str, Mapping[str, Any]]) -> None:
@@ -78,19 +78,19 @@ def _show_matrices(
     header = ("client", *_numbers(ids))
     names, at = [f"{n} {name}" for n, name in enumerate(ids, 1)], range(len(ids))
     for measure, title in SYMMETRIC.items():
-        found = [view[measure]["matrix"] for view in views.values() if measure in view]
-        if not found:
+        matrices = [view[measure]["matrix"] for view in views.values() if measure in view]
+        if not matrices:
             continue
-        upper, lower = found[0], found[-1]
-        both = "; raw above the diagonal, rewritten below" if len(found) > 1 else ""
+        upper, lower = matrices[0], matrices[-1]
+        both = "; raw above the diagonal, rewritten below" if len(matrices) > 1 else ""
         rows = [
             (name, *("" if i == j else _short(upper[i][j] if j > i else lower[i][j]) for j in at))
             for i, name in enumerate(names)
         ]
         show_table(console, title + both, header, rows)
-    for view, found in views.items():
-        if "loss_transfer" in found:
-            matrix = found["loss_transfer"]["matrix"]
+    for view, measures in views.items():
+        if "loss_transfer" in measures:
+            matrix = measures["loss_transfer"]["matrix"]
             rows = [(name, *map(_percent, row)) for name, row in zip(names, matrix, strict=True)]
             title = f"{view}: change of the loss on the column's rows after training on the row's"
             show_table(console, title, header, rows)
@@ -101,10 +101,10 @@ def _show_extremes(
 ) -> None:
     rows = list[tuple[str, ...]]()
     for measure, title in SYMMETRIC.items():
-        for view, found in views.items():
-            if measure not in found:
+        for view, measures in views.items():
+            if measure not in measures:
                 continue
-            matrix = found[measure]["matrix"]
+            matrix = measures[measure]["matrix"]
             pairs = sorted(
                 (matrix[i][j], f"{ids[i]}, {ids[j]}")
                 for i in range(len(ids))
@@ -133,7 +133,7 @@ def _show_audit(console: Console, ids: Sequence[str], audit: Mapping[str, Audit]
     """Measures down, clients across; of many clients, how far they spread."""
     rows = list[tuple[str, ...]]()
     for name, (read, form) in AUDIT.items():
-        values = [read(one) for one in audit.values()]
+        values = [read(figures) for figures in audit.values()]
         known = [v for v in values if v is not None]
         if not known:
             continue
@@ -148,8 +148,8 @@ def _show_audit(console: Console, ids: Sequence[str], audit: Mapping[str, Audit]
 
 
 def _read(part: str, measure: str) -> Callable[[Audit], float | None]:
-    def read(one: Audit) -> float | None:
-        return (one.get(part) or {}).get(measure)
+    def read(audit: Audit) -> float | None:
+        return (audit.get(part) or {}).get(measure)
 
     return read
 
@@ -162,9 +162,9 @@ def _changed(
 
 SIDES = ("before", "after")
 AUDIT: dict[str, tuple[Callable[[Audit], float | None], str]] = {
-    "rows": (lambda one: one["rows"], "d"),
-    "changed": (lambda one: one["changed"], ".0%"),
-    "trained on": (lambda one: one["kept"], ".0%"),
+    "rows": (lambda audit: audit["rows"], "d"),
+    "changed": (lambda audit: audit["changed"], ".0%"),
+    "trained on": (lambda audit: audit["kept"], ".0%"),
     "length, median ratio": (_read("changed_rows", "length_ratio"), ".2f"),
     **_changed(["longer_than_twice"], ".0%"),
     **_changed([f"words_{s}" for s in SIDES], ".0f"),

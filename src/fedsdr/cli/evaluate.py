@@ -160,22 +160,32 @@ def evaluate(
         if value is not None and value is not False and kind not in belongs:
             raise RecipeError(f"{option} is for benchmarks; name them with {' or '.join(belongs)}")
     if kind == "--lm-eval":
-        _lm_eval(console, as_json, directory, lm_eval or "", include, limit, mix, shots, round)
+        _lm_eval(
+            console,
+            as_json,
+            directory=directory,
+            tasks=lm_eval or "",
+            include=include,
+            limit=limit,
+            mix=mix,
+            shots=shots,
+            round=round,
+        )
     elif kind in ("--tasks", "--merge"):
         from fedsdr.jobs import evaluate as evaluation
 
         if tasks is None:
-            found = evaluation.merge_evaluations(directory, merge or ())
+            results = evaluation.merge_evaluations(directory, merge or ())
         else:
             with progress_watch(console) as watch:
-                found = evaluation.evaluate_tasks(
+                results = evaluation.evaluate_tasks(
                     *(directory, _listed(tasks), _given(data), mix or ()),
                     *(round, limit, rescore, run_code, watch),
                 )
         if as_json:
-            print_json(found.model_dump(mode="json"))
+            print_json(results.model_dump(mode="json"))
         else:
-            show_benchmarks(console, found)
+            show_benchmarks(console, results)
     else:
         _held_out(console, as_json, directory, split, round, answers)
 
@@ -209,16 +219,16 @@ def _lm_eval(
 
     mixes = ("base", *(mix or ("global",)))
     with progress_watch(console) as watch:
-        found = evaluate_lm_eval(
+        results = evaluate_lm_eval(
             *(directory, _listed(tasks), include, limit, mixes),
             shots=shots,
             round=round,
             watch=watch,
         )
     if as_json:
-        print_json(found)
+        print_json(results)
         return
-    models: dict[str, Any] = found["models"]
+    models: dict[str, Any] = results["models"]
     measures = dict.fromkeys(
         (task, measure)
         for model in models.values()
@@ -229,7 +239,7 @@ def _lm_eval(
         (task, measure, *(_score(model, task, measure) for model in models.values()))
         for task, measure in measures
     ]
-    show_table(console, found["tool"], ("task", "measure", *models), rows)
+    show_table(console, results["tool"], ("task", "measure", *models), rows)
 
 
 def _score(model: dict[str, Any], task: str, measure: str) -> str:

@@ -113,8 +113,8 @@ def _cost(plan: Plan) -> Iterable[tuple[str, str]]:
 
 
 def _duration(rewriting: float | None, training: float) -> str:
-    told = f"{_seconds(training)} of training"
-    return f"{_seconds(rewriting)} of rewriting, {told}" if rewriting else told
+    text = f"{_seconds(training)} of training"
+    return f"{_seconds(rewriting)} of rewriting, {text}" if rewriting else text
 
 
 def _seconds(seconds: float) -> str:

@@ -95,16 +95,16 @@ def plan(
     from fedsdr.jobs.plan import make_plan, plan_json, plan_on_paper
 
     if on_paper:
-        found = plan_on_paper(chosen, None if memory is None else round(memory * 1e9), tflops)
+        planned = plan_on_paper(chosen, None if memory is None else round(memory * 1e9), tflops)
     else:
-        found = make_plan(chosen)
+        planned = make_plan(chosen)
     if as_json:
-        print_json(plan_json(found))
+        print_json(plan_json(planned))
     else:
-        show_plan(talk(), found)
-    for problem in found.problems:
+        show_plan(talk(), planned)
+    for problem in planned.problems:
         complain(problem, "cannot work: ")
-    if found.problems:
+    if planned.problems:
         raise typer.Exit(2)
 
 
@@ -181,14 +181,14 @@ def distill(
     from fedsdr.data.files import READERS
     from fedsdr.recipe.settings import parse_recipe, read_recipe
 
-    said = [
+    settings = [
         ("model.path", model),
         ("rewriting.engine.url", endpoint),
         ("rewriting.engine.model", endpoint_model),
         ("run.include_texts", include_texts or None),
     ]
     # JSON is YAML, whatever stands in a name.
-    changed = [f"{key}={json.dumps(value)}" for key, value in said if value is not None]
+    changed = [f"{key}={json.dumps(value)}" for key, value in settings if value is not None]
     changed += changes or ()
     is_file = source.suffix.lower() in READERS
     if is_file:

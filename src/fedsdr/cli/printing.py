@@ -32,7 +32,7 @@ def complain(message: str, label: str = "error: ") -> None:
 
 def plain(text: str) -> Text:
     """Controls, which could move the cursor or recolour the terminal, and what hides are spelt."""
-    return Text(UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text))
+    return Text(UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text))
 
 
 def print_json(value: object) -> None:
@@ -65,8 +65,8 @@ def show_facts(console: Console, title: str, facts: Iterable[tuple[str, str]]) -
 
 def show_scores(console: Console, title: str, scores: Mapping[str, Mapping[str, float]]) -> None:
     """Measures down, deployed models across, so that it fits a terminal."""
-    measures = dict.fromkeys(m for found in scores.values() for m in found)
-    rows = [(m, *(figure(found.get(m)) for found in scores.values())) for m in measures]
+    measures = dict.fromkeys(m for column in scores.values() for m in column)
+    rows = [(m, *(figure(column.get(m)) for column in scores.values())) for m in measures]
     if rows:
         show_table(console, title, ("measure", *scores), rows)
     else:

@@ -49,13 +49,13 @@ def progress_watch(
 
     if not console.is_terminal:
         lines = _Lines(console, rounds, title)
-        yield Watch(lines.advance, lines.told, lines.note)
+        yield Watch(lines.advance, lines.round_done, lines.note)
         return
     seen = _Seen(console, rounds, title, DriftFile(directory))
     with _TableAndBars(seen) as progress:
         bars = _Bars(console, rounds, title, progress, seen)
         try:
-            yield Watch(bars.advance, bars.told, bars.note)
+            yield Watch(bars.advance, bars.round_done, bars.note)
         finally:
             progress.stop()
             if seen.rows:
@@ -65,9 +65,9 @@ def progress_watch(
 def round_line(row: Mapping[str, Any], rounds: int) -> str:
     """One row of rounds.jsonl in a line."""
     scores = [
-        f"{mix}: " + ", ".join(f"{m} {v:.3f}" for m, v in list(found.items())[:MEASURES_SHOWN])
-        for mix, found in row["validation"].items()
-        if found
+        f"{mix}: " + ", ".join(f"{m} {v:.3f}" for m, v in list(figures.items())[:MEASURES_SHOWN])
+        for mix, figures in row["validation"].items()
+        if figures
     ]
     parts = [
         f"round {row['round']:>{len(str(rounds))}}/{rounds}",
@@ -83,8 +83,8 @@ def _losses(row: Mapping[str, Any]) -> str:
     main, others = f"loss {row['loss']:.4f}", row.get("other_losses") or {}
     if not others:
         return main
-    told = [f"{other['mean']:.4f} ({name})" for name, other in others.items()]
-    return ", ".join([f"{main} ({row['loss_of']})", *told])
+    rest = [f"{other['mean']:.4f} ({name})" for name, other in others.items()]
+    return ", ".join([f"{main} ({row['loss_of']})", *rest])
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class _Lines:
         if time.monotonic() - self.last_news >= PATIENCE:
             self.note(f"{what}: {done} of {total}")
 
-    def told(self, row: Mapping[str, Any]) -> None:
+    def round_done(self, row: Mapping[str, Any]) -> None:
         self.note(round_line(row, self.rounds))
         self.refused(row)
 
@@ -168,7 +168,7 @@ class _Bars(_Lines):
             self.progress.reset(self.work_bar, description=what)
         self.progress.update(self.work_bar, completed=done, total=total)
 
-    def told(self, row: Mapping[str, Any]) -> None:
+    def round_done(self, row: Mapping[str, Any]) -> None:
         if self.round_bar is not None:
             if not self.seen.rows and row["round"] > 1:
                 # Resumed: the rounds before took this process no time, and say nothing of its pace.

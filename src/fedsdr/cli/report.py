@@ -102,20 +102,20 @@ def report(
     text = render_report(records, options)
     write_text_atomic(place, text)
     drawn = save_figures(records, figures, options) if figures is not None else []
-    found = verdict(Material(records, options.include_texts, options.contrasts))
+    conclusion = verdict(Material(records, options.include_texts, options.contrasts))
     if as_json:
         print_json(
             {
                 "report": str(path),
                 "bytes": len(text.encode()),
-                "verdict": list(found.sentences),
+                "verdict": list(conclusion.sentences),
                 "figures": [str(figure) for figure in drawn],
             }
         )
         return
     console = talk()
-    say(console, found.title, "bold")
-    for sentence in found.sentences:
+    say(console, conclusion.title, "bold")
+    for sentence in conclusion.sentences:
         say(console, sentence)
     say(console, f"report: {path} ({size(len(text.encode()))})")
     if figures is not None:

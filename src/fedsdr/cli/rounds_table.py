@@ -28,10 +28,10 @@ def rounds_table(
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
     made.title = plain(title) if title else None
     mixes = dict.fromkeys(
-        mix for row in rows for mix, found in row.get("validation", {}).items() if found
+        mix for row in rows for mix, figures in row.get("validation", {}).items() if figures
     )
     measure = main_measure(
-        m for row in rows for found in row.get("validation", {}).values() for m in found
+        m for row in rows for figures in row.get("validation", {}).values() for m in figures
     )
     drifts = any(row["round"] in drift for row in rows)
     scores = [f"{measure} {mix}" for mix in mixes]
@@ -39,8 +39,8 @@ def rounds_table(
     main, *others = losses or [""]
     heads = [f"loss {word}" for word in _short(losses)] if others else ["loss"]
     if others:
-        told = (f"{head}: {name}" for head, name in zip(heads, losses, strict=True) if name)
-        made.caption, made.caption_justify = plain("; ".join(told)), "left"
+        captions = (f"{head}: {name}" for head, name in zip(heads, losses, strict=True) if name)
+        made.caption, made.caption_justify = plain("; ".join(captions)), "left"
     header = ("round", "clients", heads[0], "highest", "of client", *heads[1:], *scores)
     for name in (*header, *(["drift"] if drifts else []), "up", "down"):
         justify = "left" if name == "of client" else "right"
@@ -72,22 +72,22 @@ class DriftFile:
 
     directory: Path | None
     at: int = 0
-    found: dict[int, float] = field(default_factory=lambda: dict[int, float]())
+    drifts: dict[int, float] = field(default_factory=lambda: dict[int, float]())
 
     def by_round(self) -> Mapping[int, float]:
         if self.directory is None:
-            return self.found
+            return self.drifts
         try:
             with (self.directory / DIAGNOSTICS).open("rb") as file:
                 file.seek(self.at)
                 fresh = file.read()
         except OSError:  # not every run writes one
-            return self.found
+            return self.drifts
         whole = fresh[: fresh.rfind(b"\n") + 1]
         self.at += len(whole)
         for line in whole.splitlines():
             self._take(line)
-        return self.found
+        return self.drifts
 
     def _take(self, line: bytes) -> None:
         try:
@@ -96,7 +96,7 @@ class DriftFile:
         except (ValueError, KeyError, TypeError):
             return  # a damaged row is the report's to tell, not a reason to stop a run
         if isinstance(drift, int | float):
-            self.found[cast("int", row["round"])] = float(drift)
+            self.drifts[cast("int", row["round"])] = float(drift)
 
 
 def _clients(row: Mapping[str, Any]) -> str:

@@ -68,7 +68,10 @@ def train(
     watching = progress_watch(console, chosen.training.rounds, directory=directory)
     with _resumable(directory), watching as watch:
         results = follow(
-            tracker or (), directory, watch, lambda told: experiment.train(chosen, directory, told)
+            tracker or (),
+            directory,
+            watch,
+            lambda tracked: experiment.train(chosen, directory, tracked),
         )
     _show(console, directory, results, as_json)
 
@@ -91,7 +94,7 @@ def resume(directory: RunPath, tracker: Trackers = None, as_json: AsJson = False
     watching = progress_watch(console, recipe.training.rounds, directory=directory)
     with _resumable(directory), watching as watch:
         results = follow(
-            tracker or (), directory, watch, lambda told: experiment.resume(directory, told)
+            tracker or (), directory, watch, lambda tracked: experiment.resume(directory, tracked)
         )
     _show(console, directory, results, as_json)
 

@@ -85,14 +85,14 @@ def sparkline(values: Sequence[float], low: float, high: float, blocks: str = BL
 def _show_run(record: RunRecord, run: Glance, as_json: bool) -> None:
     from fedsdr.report.glance import courses
 
-    measure, found = courses(record)
+    measure, curves = courses(record)
     if as_json:
         clients: dict[str, dict[str, Any]] = {}
-        for course in found:
+        for course in curves:
             points = {"rounds": course.rounds, "values": course.values}
             clients.setdefault(course.client, {})[course.mix] = points
-        told = {"directory": str(record.path), **asdict(run), "notes": list(record.notes)}
-        print_json({**told, "clients": {"measure": measure, "courses": clients}})
+        facts = {"directory": str(record.path), **asdict(run), "notes": list(record.notes)}
+        print_json({**facts, "clients": {"measure": measure, "courses": clients}})
         return
     console = talk()
     show_facts(console, str(record.path), _facts(record, run))
@@ -104,8 +104,8 @@ def _show_run(record: RunRecord, run: Glance, as_json: bool) -> None:
             "last validation, mean over clients",
             {mix: {run.measure: value} for mix, value in run.scores.items()},
         )
-    if found:
-        _show_courses(console, measure, found)
+    if curves:
+        _show_courses(console, measure, curves)
     for note in record.notes:
         say(console, note)
     if record.state == "stopped":
@@ -119,8 +119,8 @@ def _losses(record: RunRecord, main: float) -> str:
     losses = losses_of(record.rounds[-1]) if record.rounds else {}
     if len(losses) < 2:
         return figure(main)
-    told = (f"{figure(of.mean)} of {name}" for name, of in losses.items() if of.mean is not None)
-    return ", ".join(told) + ","
+    parts = (f"{figure(of.mean)} of {name}" for name, of in losses.items() if of.mean is not None)
+    return ", ".join(parts) + ","
 
 
 def _facts(record: RunRecord, run: Glance) -> list[tuple[str, str]]:
@@ -157,16 +157,16 @@ def _all_scores(record: RunRecord) -> dict[str, dict[str, float]]:
     return scores_of((record.results or {}).get("scores"))
 
 
-def _show_courses(console: Console, measure: str, found: Sequence[Course]) -> None:
+def _show_courses(console: Console, measure: str, courses: Sequence[Course]) -> None:
     """Clients down, deployed mixes across; one scale for all, so that lines can be compared."""
     from fedsdr.report.measures import higher_is_better
 
-    every = [value for course in found for value in course.values]
+    every = [value for course in courses for value in course.values]
     low, high = min(every), max(every)
     blocks = BLOCKS if "utf" in console.encoding.lower() else PLAIN_BLOCKS
-    mixes = sorted(dict.fromkeys(course.mix for course in found))
-    clients = dict.fromkeys(course.client for course in found)
-    at = {(course.client, course.mix): course for course in found}
+    mixes = sorted(dict.fromkeys(course.mix for course in courses))
+    clients = dict.fromkeys(course.client for course in courses)
+    at = {(course.client, course.mix): course for course in courses}
     chosen, left_out = list(clients), 0
     if len(clients) > MOST_CLIENTS:
         last = {c: at[c, mix].values[-1] for mix in mixes for c in clients if (c, mix) in at}

@@ -52,8 +52,8 @@ def demo(
 
     done = run_demo(out or free_path(Path("runs") / "demo"), seed, watching)
     if as_json:
-        told = {"directory": str(done.out), "runs": done.runs, "faithful": done.faithful}
-        print_json({**told, "sentences": sentences(done)})
+        facts = {"directory": str(done.out), "runs": done.runs, "faithful": done.faithful}
+        print_json({**facts, "sentences": sentences(done)})
         return
     models = done.rows()
     rows = [(m, *(figure(scores.get(m)) for _, _, scores in models)) for m in MEASURES]
@@ -111,11 +111,11 @@ def compare(
         if contrast
         else comparison.default_contrasts(results, measures)
     )
-    found = comparison.compare(results, contrasts, measures)
+    compared = comparison.compare(results, contrasts, measures)
     if as_json:
-        print_json(found.to_json())
+        print_json(compared.to_json())
         return
-    console, rows = talk(), comparison.table_rows(found)
+    console, rows = talk(), comparison.table_rows(compared)
     title = "test scores, mean ± sd over seeds"
     if len(rows) <= len(measures):  # few models stand side by side: that fits a terminal
         across = ("measure", *(f"{method} {model} (n={n})" for method, model, n, *_ in rows))
@@ -125,5 +125,5 @@ def compare(
         show_table(console, title, ("method", "model", "seeds", *measures), rows)
     if not contrasts:
         say(console, "Nothing to test: give runs of two methods, or name a --contrast.")
-    for line in comparison.render_text(found).splitlines():
+    for line in comparison.render_text(compared).splitlines():
         say(console, line)

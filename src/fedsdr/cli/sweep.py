@@ -98,8 +98,8 @@ def sweep(
 
 
 def _part(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
-    mine, of = map(int, found.groups()) if found else (0, 0)
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+    mine, of = map(int, match.groups()) if match else (0, 0)
     if mine >= of:
         raise RecipeError(f"--shard {text!r}: write it as I/N with I from 0 to N - 1, such as 0/2")
     return mine, of
@@ -112,8 +112,8 @@ def _show_survey(console: Console, rows: Sequence[tuple[str, str]], as_json: boo
         return
     for name, state in rows:
         say(console, f"{state:>18}  {name}")
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    say(console, f"{len(rows)} cells: {told}")
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+    say(console, f"{len(rows)} cells: {summary}")
 
 
 def _show(console: Console, result: SweepResult, tables: Sequence[SettingTable]) -> None:

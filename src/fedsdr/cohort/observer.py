@@ -52,16 +52,16 @@ class RoundObserver:
         sent = _sent(branches, start, before, everybody)
         clients = _Clients(branches, start, sent, replace(admitted, clients=chosen), self.run)
         row = compare(clients, len(chosen), compared, _beside(compared, known, server))
-        found = row["branches"]
+        by_branch = row["branches"]
         if len(set(branches.ranks.values())) > 1:  # such clients' numbers have no common mean
-            for one in found.values():
-                one.pop("drift", None)
+            for figures in by_branch.values():
+                figures.pop("drift", None)
         if len(chosen) < len(everybody):  # the mean product is everybody's, too many to hold
             return {**row, "sampled_of": len(everybody)}
         clients = _Clients(branches, start, sent, counted)
-        for branch in (b for b in known if b in found):
+        for branch in (b for b in known if b in by_branch):
             error = aggregation_error(clients, len(chosen), branch, known[branch], server.terms)
-            found[branch]["aggregation_error"] = error
+            by_branch[branch]["aggregation_error"] = error
         return row
 
 
@@ -99,8 +99,8 @@ class _Clients:
     def _begun(self, client: str, round: int) -> Tensors:
         """As `Branches.begin` has it, on the CPU."""
         algorithm, sent = self.branches.algorithm, self.sent[self.branches.rank(client)]
-        own = self._private(client, round - 1) if algorithm.keep == "persist" else {}
-        begun = {**self.start, **own, **sent}
+        private = self._private(client, round - 1) if algorithm.keep == "persist" else {}
+        begun = {**self.start, **private, **sent}
         if algorithm.keep == "from_R":
             of_r = [(n.partition("/")[2], t) for n, t in begun.items() if n.startswith("R/")]
             begun |= {f"{branch}/{n}": t for branch in algorithm.personal() for n, t in of_r}

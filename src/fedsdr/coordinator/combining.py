@@ -169,8 +169,8 @@ def _look_at(
         raise blame.failed("returns a tensor that requires a gradient", name)
 
 
-def _same_names(found: Any, wanted: Tensors, blame: _Blame) -> None:
-    known = _mapping(found, "tensors", blame)
+def _same_names(given: Any, wanted: Tensors, blame: _Blame) -> None:
+    known = _mapping(given, "tensors", blame)
     for name in wanted:
         if name not in known:
             raise blame.failed("leaves out", name)
@@ -184,10 +184,10 @@ def _without_fold(shared: Any, blame: _Blame) -> Tensors:
     return {n: t for n, t in known.items() if not str(n).startswith(f"{FOLD}/")}
 
 
-def _mapping(found: Any, what: str, blame: _Blame) -> Mapping[str, Any]:
-    if not isinstance(found, Mapping):
-        raise blame.failed(f"returns a {type(found).__name__}, no mapping of names to {what}")
-    return cast(Mapping[str, Any], found)
+def _mapping(value: Any, what: str, blame: _Blame) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise blame.failed(f"returns a {type(value).__name__}, no mapping of names to {what}")
+    return cast(Mapping[str, Any], value)
 
 
 def _name(part: object) -> str:

@@ -34,8 +34,8 @@ def gather(
         try:
             seen = _spooled(expected, run, note)
             return _admitted(cohort, orders, expected, run, seen)
-        except OutOfMemory as told:
-            note(f"round {expected.round}: {told}")
+        except OutOfMemory as error:
+            note(f"round {expected.round}: {error}")
             run.drop_spool(expected.round)
 
 

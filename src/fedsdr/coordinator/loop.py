@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 Observe = Callable[[ServerState, SpooledUpdates, Iterable[Update], ServerState], Row]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
     run: str
     seed: int
@@ -127,7 +127,16 @@ def run_rounds(
                 seen = observe(before, updates, kept, state)
             run.append_row(DIAGNOSTICS, {"round": number, **seen})
         row, written = _commit(
-            algorithm, run, state, best, updates, refused, scores, down, settings, written
+            algorithm,
+            run,
+            state=state,
+            best=best,
+            updates=updates,
+            refused=refused,
+            scores=scores,
+            down=down,
+            settings=settings,
+            written=written,
         )
         told(row)
     return Outcome(state, best.rounds)
@@ -158,18 +167,18 @@ class _Best:
     scores: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
     waited: int = 0
 
-    def after(self, round: int, found: Scores, judge: Judge) -> _Best:
+    def after(self, round: int, by_mix: Scores, judge: Judge) -> _Best:
         better = {
             mix: scores[judge.measure]
-            for mix, scores in found.items()
+            for mix, scores in by_mix.items()
             if judge.measure in scores and judge.better(scores[judge.measure], self.scores.get(mix))
         }
         rounds = {**self.rounds, **dict.fromkeys(better, round)}
         return _Best(rounds, {**self.scores, **better}, 0 if better else self.waited + 1)
 
 
-def _refuse_diverged(number: int, found: Scores) -> None:
-    for mix, scores in found.items():
+def _refuse_diverged(number: int, by_mix: Scores) -> None:
+    for mix, scores in by_mix.items():
         for measure, value in scores.items():
             if not math.isfinite(value):
                 raise RoundFailed(
@@ -286,7 +295,7 @@ def _commit(
         "tokens": tokens,
         "bytes_up": up,
         "bytes_down": down,
-        "validation": {mix: dict(found) for mix, found in scores.items()},
+        "validation": {mix: dict(values) for mix, values in scores.items()},
         "best_rounds": dict(best.rounds),
     }
     run.append_row(ROUNDS, row)

@@ -108,29 +108,29 @@ class Inquiry:
             )
             for client in clients
         }
-        told = dict[str, Any]()
+        answers = dict[str, Any]()
         for answer in self.cohort.ask(list(orders.values()), set()):
             if isinstance(answer, Lost):
                 self.note(f"client {answer.client_id!r} did not {task}: {answer.reason}")
                 continue
             try:
-                values = admit_report(answer, orders, told)
+                values = admit_report(answer, orders, answers)
             except UpdateRefused as error:
                 self.note(str(error))
                 continue
             if values is not None:
-                told[cast(Report, answer).client_id] = values
-        return {client: told[client] for client in clients if client in told}
+                answers[cast(Report, answer).client_id] = values
+        return {client: answers[client] for client in clients if client in answers}
 
 
-def admit_report(answer: object, orders: Mapping[str, Order], told: Mapping[str, Any]) -> Any:
+def admit_report(answer: object, orders: Mapping[str, Order], answers: Mapping[str, Any]) -> Any:
     """What it tells, as its task's list has it (None: nothing); or `UpdateRefused`."""
     claimed = cast(Any, answer)  # its types are what a stranger says they are
     who = claimed.client_id if isinstance(answer, Report) else None
     if not isinstance(who, str) or who not in orders:
         raise UpdateRefused(shown(who), "this client was not asked")
     order = orders[who]
-    if who in told:
+    if who in answers:
         raise UpdateRefused(who, f"a second answer to {order.task}")
     if (claimed.run, claimed.round, claimed.task) != (order.run, order.round, order.task):
         raise UpdateRefused(who, f"it answers another order than {order.task}")

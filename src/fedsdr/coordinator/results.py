@@ -31,11 +31,11 @@ def finish(
     for name, mix in job.algorithm.deploys.items():
         wanted = outcome.chosen(name) if job.select == "best" else outcome.state.round
         at, shared = _checkpoint(run, wanted, outcome, watch)
-        chosen[name], own = at, job.algorithm.is_personal(mix)
+        chosen[name], personal = at, job.algorithm.is_personal(mix)
         scores[name] = inquire("score", job.scored, at, shared=shared, mix=name)
-        if job.unseen and not own:
+        if job.unseen and not personal:
             unseen[name] = inquire("score", job.unseen, at, shared=shared, mix=name)
-        if own:
+        if personal:
             inquire("save", job.trained, at, shared=shared, mix=name)
         else:
             job.save(name, shared)

@@ -39,20 +39,20 @@ def conduct(job: Job, cohort: Cohort, run: RunDirectory, watch: Watch) -> dict[s
         outcome = run_rounds(
             job.algorithm,
             cohort,
-            job.trained,
-            first,
-            run,
-            job.loop,
-            job.base_digest,
-            judge if job.validated else None,
-            watch.told,
-            watch.note,
-            job.observe,
+            clients=job.trained,
+            first=first,
+            run=run,
+            settings=job.loop,
+            base_digest=job.base_digest,
+            judge=judge if job.validated else None,
+            told=watch.told,
+            note=watch.note,
+            observe=job.observe,
         )
     if any(view.teacher == "global" for view in job.algorithm.rewritten_views()):
         late = inquire("rewrite", job.trained, outcome.state.round)  # as the last teacher did
         if late:
-            watch.note(in_a_line(pooled([told.audit for told in late.values()])))
+            watch.note(in_a_line(pooled([report.audit for report in late.values()])))
     with timed(run, "final scores"):
         results = finish(job, inquire, run, outcome, watch, rewriting)
     with timed(run, "answers"):
@@ -66,15 +66,15 @@ def _rewriting(
     """Have every client's answers rewritten, where the algorithm does; what it did, in counts."""
     if not job.algorithm.rewritten_views():
         return None
-    told = inquire("rewrite", job.trained)
-    if not told:
+    reports = inquire("rewrite", job.trained)
+    if not reports:
         return None
-    audits = {client: told[client].audit for client in sorted(told)}
+    audits = {client: reports[client].audit for client in sorted(reports)}
     overall = pooled(list(audits.values()))
     watch.note(in_a_line(overall))
     summary: dict[str, Any] = asdict(AuditSummary(overall, audits))
     kinds = dict[str, list[int]]()
-    for client in told.values():
+    for client in reports.values():
         for kind, (faithful, of) in client.faithful.items():
             counts = kinds.setdefault(kind, [0, 0])
             kinds[kind] = [counts[0] + faithful, counts[1] + of]
@@ -86,9 +86,9 @@ def _rewriting(
 
 def _profiles(job: Job, inquire: Inquiry, run: RunDirectory, watch: Watch) -> Mapping[str, Any]:
     """`profile.json`: how many rows each client has, of what kind, and how long."""
-    told = {c: p.model_dump() for c, p in inquire("profile", job.scored).items()}
-    write_again(run.root / PROFILE, pretty({"clients": told}), watch.note)
-    return told
+    profiles = {c: p.model_dump() for c, p in inquire("profile", job.scored).items()}
+    write_again(run.root / PROFILE, pretty({"clients": profiles}), watch.note)
+    return profiles
 
 
 def _validated(job: Job, inquire: Inquiry, state: ServerState) -> ClientScores:

@@ -37,12 +37,12 @@ def draw_steps(examples: int, batch: int, steps: int, *seed: str | int) -> list[
 def make_block(rows: Sequence[Sequence[Rendered]], pad: int, device: torch.device) -> Block:
     """`rows[k]` are client k's; shorter lists are filled with empty rows."""
     per_client = max(map(len, rows))
-    width = max((len(r.ids) for own in rows for r in own), default=2)
+    width = max((len(r.ids) for client_rows in rows for r in client_rows), default=2)
     ids = torch.full((len(rows) * per_client, width), pad, dtype=torch.long)
     weights = torch.zeros(ids.shape, dtype=torch.float64)
     lengths = torch.zeros(len(ids), dtype=torch.long)
-    for k, own in enumerate(rows):
-        for j, row in enumerate(own, start=k * per_client):
+    for k, client_rows in enumerate(rows):
+        for j, row in enumerate(client_rows, start=k * per_client):
             ids[j, : len(row.ids)] = torch.tensor(row.ids)
             weights[j, : len(row.ids)] = torch.tensor(row.weights, dtype=torch.float64)
             lengths[j] = len(row.ids)

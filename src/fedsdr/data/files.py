@@ -36,8 +36,8 @@ def _jsonl(path: Path) -> Iterator[Row]:
             values += count_values(line)
             if values > MOST_VALUES:
                 raise too_many(path, "values", MOST_VALUES)
-            found = parse_json(line.removesuffix("\n"), path, number)
-            yield _row(path, "line", number, found, HALF_PAIR.search(line) is not None)
+            value = parse_json(line.removesuffix("\n"), path, number)
+            yield _row(path, "line", number, value, HALF_PAIR.search(line) is not None)
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -50,8 +50,8 @@ def _json(path: Path) -> Iterator[Row]:
         held = cast("dict[str, object]", content)
         lists: dict[str, object] = {k: v for k, v in held.items() if isinstance(v, list)}
         if len(lists) != 1:
-            found = f"{len(lists)} ({quoted(lists)})" if lists else "none"
-            raise DataError(f"{path}: must be a list, or an object with one list; it has {found}")
+            listed = f"{len(lists)} ({quoted(lists)})" if lists else "none"
+            raise DataError(f"{path}: must be a list, or an object with one list; it has {listed}")
         content = next(iter(lists.values()))
     if not isinstance(content, list):
         raise DataError(f"{path}: must be a list of records, not {kind(content)}")

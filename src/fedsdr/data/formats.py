@@ -35,7 +35,7 @@ TEXTS = ("prompt", "response", "turns", "input", "system")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """One file as read: `fields` says what each column was taken for, `rows` serve to partition."""
 
@@ -74,7 +74,15 @@ def read_table(
         lines[example.id] = row.number
         examples.append(example)
     scalars, mixed = tuple(row.scalars() for row in rows), mixed_columns(rows)
-    return Table(path, shape, seen, fields, tuple(examples), scalars, mixed)
+    return Table(
+        path=path,
+        shape=shape,
+        columns=seen,
+        fields=fields,
+        examples=tuple(examples),
+        rows=scalars,
+        mixed=mixed,
+    )
 
 
 def _detect(
@@ -138,15 +146,15 @@ def _fields(
         return None
     fields: dict[str, str] = {}
     for name, known in SHAPES[shape].items():
-        found = [named[name]] if name in named else [column for column in known if column in seen]
-        if not found:
+        columns = [named[name]] if name in named else [column for column in known if column in seen]
+        if not columns:
             return None
-        if len(found) > 1:
+        if len(columns) > 1:
             raise DataError(
-                f"{path}: columns {quoted(found)} could each be the {name}; "
-                f"map one of them, as in `{name}: {found[0]}`"
+                f"{path}: columns {quoted(columns)} could each be the {name}; "
+                f"map one of them, as in `{name}: {columns[0]}`"
             )
-        fields[name] = found[0]
+        fields[name] = columns[0]
     fields |= {name: column for name, column in optional.items() if column in seen}
     return fields | dict(named)
 
@@ -156,10 +164,12 @@ def _example(row: Row, shape: Shape, fields: Mapping[str, str], default_id: str)
     system = row.optional(fields["system"]) if "system" in fields else ""
     history: tuple[Message, ...] = ()
     if shape in TURN_KEYS:
-        said, history, prompt, response = _conversation(row, fields["turns"], *TURN_KEYS[shape])
-        if said and system and said != system:
+        system_turn, history, prompt, response = _conversation(
+            row, fields["turns"], *TURN_KEYS[shape]
+        )
+        if system_turn and system and system_turn != system:
             raise row.error("differs from the conversation's own system turn", fields["system"])
-        system = system or said
+        system = system or system_turn
     else:
         response = row.text(fields["response"])
         prompt = _prompt(row, fields)
@@ -197,10 +207,10 @@ def _conversation(
         place = f"{column}[{index}]"
         if not isinstance(turn, dict):
             raise row.error(f"must be an object, not {kind(turn)}", place)
-        said = cast("dict[str, object]", turn)
-        role = said.get(role_key)
+        fields = cast("dict[str, object]", turn)
+        role = fields.get(role_key)
         if role == "system" and index == 0:
-            system = row.checked(said.get(text_key), f"{place}.{text_key}", blank=True)
+            system = row.checked(fields.get(text_key), f"{place}.{text_key}", blank=True)
             continue
         due: Literal["user", "assistant"] = "assistant" if len(messages) % 2 else "user"
         if not isinstance(role, str) or ROLES.get(role) != due:
@@ -210,7 +220,7 @@ def _conversation(
                 "after at most one system turn",
                 f"{place}.{role_key}",
             )
-        messages.append(Message(due, row.checked(said.get(text_key), f"{place}.{text_key}")))
+        messages.append(Message(due, row.checked(fields.get(text_key), f"{place}.{text_key}")))
     if not messages or messages[-1].role != "assistant":
         raise row.error("must end with a turn of the assistant, the response", column)
     *history, prompt, response = messages

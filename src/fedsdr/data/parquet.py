@@ -39,14 +39,14 @@ def parquet_rows(path: Path, lists: Collection[str] = ()) -> Iterator[Row]:
             cells = {name: _cells(array) for name, array in arrays}
             for i in range(batch.num_rows):
                 number += 1
-                own = {n: cells[n][i] if n in cells else rest[n] for n in columns.names}
-                length = sum(len(value) for value in own.values() if isinstance(value, str))
+                row = {n: cells[n][i] if n in cells else rest[n] for n in columns.names}
+                length = sum(len(value) for value in row.values() if isinstance(value, str))
                 size += length
                 if length > LONGEST_RECORD:
                     raise _too_long(path, number, number)
                 if size > LARGEST_FILE:
                     raise too_large(path)
-                yield Row(path, "row", number, own)
+                yield Row(path, "row", number, row)
         if number != file.metadata.num_rows:
             raise DataError(
                 f"{path}: says that it has {file.metadata.num_rows:,} rows, and has {number:,}"

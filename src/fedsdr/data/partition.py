@@ -28,7 +28,7 @@ LEAST_ALPHA, LARGEST_ALPHA = 1e-6, 1e6
 Method = Literal["files", "iid", "column", "dirichlet", "quantity"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionSpec:
     """How rows become clients.
 

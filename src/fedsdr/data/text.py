@@ -137,7 +137,7 @@ def _deeper(value: object) -> bool:
                 inner += cast("dict[str, object]", outer).values()
             elif isinstance(outer, list):
                 inner += cast("list[object]", outer)
-        if not (level := [one for one in inner if isinstance(one, dict | list)]):
+        if not (level := [item for item in inner if isinstance(item, dict | list)]):
             return False
     return True
 
@@ -170,7 +170,7 @@ def _decoded(data: bytes, path: Path, line: int, at: int) -> str:
 def _beside(path: Path) -> list[str]:
     """Some of the names that a misspelt one may mean."""
     try:
-        with os.scandir(path.parent) as found:
-            return [item.name for item in islice(found, 1000)]
+        with os.scandir(path.parent) as listing:
+            return [item.name for item in islice(listing, 1000)]
     except (OSError, ValueError):
         return []

@@ -23,7 +23,7 @@ from fedsdr.text.facts import compare_facts
 from fedsdr.types import Example
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
     """One example. The counts describe the rewrite: the draft kept, or the first one drawn."""
 
@@ -52,7 +52,7 @@ class AuditRow:
     texts: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """Shares and means over examples, of all rewrites or of what is trained on. `length_ratio` is
     the median, of several clients as their `deciles` have it."""
@@ -83,7 +83,7 @@ class FormAudit:
     kept: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientAudit:
     """`written`: the rewrites as they came. `trained`: what selection made of them."""
 
@@ -195,8 +195,8 @@ def pooled(clients: Sequence[ClientAudit]) -> ClientAudit:
 
 
 def _measured_of(clients: Sequence[Measured], rows: Sequence[int]) -> Measured:
-    own = {"words", "length_ratio", "deciles", "filler_per_1000"}
-    shares = [f.name for f in fields(Measured) if f.name not in own]
+    apart = {"words", "length_ratio", "deciles", "filler_per_1000"}
+    shares = [f.name for f in fields(Measured) if f.name not in apart]
     words = [client.words for client in clients]
     pairs = zip(clients, rows, strict=True)
     deciles = _deciles([(ratio, many) for c, many in pairs for ratio in c.deciles])
@@ -226,14 +226,14 @@ def in_a_line(audit: ClientAudit) -> str:
     """How many rewrites were kept, and why most of the others were not."""
     kept = round(audit.kept * audit.examples)
     few, back = 2 * kept < audit.examples, audit.examples - kept
-    told = (
+    line = (
         f"{'warning: only' if few else 'rewriting:'} {kept:,} of {audit.examples:,} rewrites kept"
     )
     if not back:
-        return told
+        return line
     most = next(iter(audit.reasons), "")
     why = f" (most: {most}, {audit.reasons[most]:,})" if most else ""
-    return f"{told}; {back:,} fell back to the original answer{why}"
+    return f"{line}; {back:,} fell back to the original answer{why}"
 
 
 def client_audit(rows: Sequence[AuditRow]) -> ClientAudit:

@@ -103,8 +103,8 @@ def surface_reasons(original: str, rewrite: str, hit_limit: bool) -> tuple[str, 
 def fact_reasons(example: Example, rewrite: str) -> tuple[str, ...]:
     """Numbers, names, dates or negations lost or invented, or the one word of the answer gone."""
     difference = compare_facts(example.response, rewrite, prompt_text(example))
-    said = words(example.response)
-    gone = len(said) == 1 and said[0] not in words(rewrite)
+    answer_words = words(example.response)
+    gone = len(answer_words) == 1 and answer_words[0] not in words(rewrite)
     return (*difference.reasons, *(("lost-label",) if gone else ()))
 
 
@@ -130,14 +130,14 @@ def refuses(text: str) -> bool:
 def behaviour_reasons(original: str, rewrite: str) -> tuple[str, ...]:
     """Refusing, talking about the exercise, or stopping within a sentence, where the original did
     none of it."""
-    found = {
+    faults = {
         "refusal": refuses(rewrite) and not refuses(original),
         "about-the-task": bool(
             _ABOUT_THE_TASK.search(plain(rewrite)) and not _ABOUT_THE_TASK.search(plain(original))
         ),
         "truncated": _ENDED.search(original.rstrip()) is not None and stops_within(rewrite),
     }
-    return tuple(reason for reason, there in found.items() if there)
+    return tuple(reason for reason, there in faults.items() if there)
 
 
 def stops_within(text: str) -> bool:

@@ -91,14 +91,16 @@ def python_in(text: str) -> str | None:
 
 def signatures(code: str) -> dict[str, str]:
     """Public functions and methods with their parameters, without annotations."""
-    found: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     tree = _parsed(code)
     for node in tree.body if tree else ():
         if isinstance(node, ast.ClassDef):
-            found[node.name] = ""
-            found |= {f"{node.name}.{n.name}": _parameters(n.args) for n in _functions(node.body)}
-    found |= {n.name: _parameters(n.args) for n in _functions(tree.body if tree else [])}
-    return found
+            parameters[node.name] = ""
+            parameters |= {
+                f"{node.name}.{n.name}": _parameters(n.args) for n in _functions(node.body)
+            }
+    parameters |= {n.name: _parameters(n.args) for n in _functions(tree.body if tree else [])}
+    return parameters
 
 
 def _functions(body: list[ast.stmt]) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

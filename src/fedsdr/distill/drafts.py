@@ -52,14 +52,14 @@ class Drafts:
     def get(self, keys: Collection[str]) -> dict[str, Draft]:
         """What is known of these, read file by file."""
         wanted = sorted((*self._places[key], key) for key in set(keys) if key in self._places)
-        found = dict[str, Draft]()
+        known = dict[str, Draft]()
         for number in sorted({file for file, _, _ in wanted}):
             with self.file(number).open("rb") as lines:
-                for _, at, key in (one for one in wanted if one[0] == number):
+                for _, at, key in (entry for entry in wanted if entry[0] == number):
                     lines.seek(at)
                     row = json.loads(lines.readline())
-                    found[key] = Draft(row["text"], row["hit_limit"])
-        return found
+                    known[key] = Draft(row["text"], row["hit_limit"])
+        return known
 
     def add(self, drafts: Mapping[str, Draft]) -> None:
         lines = [(key, _line(key, draft)) for key, draft in drafts.items()]

@@ -33,7 +33,7 @@ ROW_REFUSED = (400, 413, 422)  # the record may be to blame: too long, say
 TRY_AGAIN = (408, 409, 425)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     url: str  # up to /v1
     model: str
@@ -109,9 +109,9 @@ class Line:
             if answer.status != 200:
                 raise _refused(self.endpoint, answer)
             kind, coding = answer.header("Content-Type"), answer.header("Content-Encoding")
-            said = read_answer(kind, coding, bytes(answer.body))
-            draft = read_draft(self.endpoint.protocol, said, body["max_tokens"])
-            named = said.get("model")
+            reply = read_answer(kind, coding, bytes(answer.body))
+            draft = read_draft(self.endpoint.protocol, reply, body["max_tokens"])
+            named = reply.get("model")
             self.renamed |= isinstance(named, str) and named != self.endpoint.model
             return draft
         except BadReply as error:

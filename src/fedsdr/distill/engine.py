@@ -90,10 +90,10 @@ class BuiltIn:
     def write(self, asked: Sequence[Asked], drafts: Drafts, progress: Progress) -> None:
         """Window by window. What is drawn together depends on what is asked, never on what is known
         already: a run that was killed here draws from the same logits, to the last bit."""
-        prompts = [render_prompt(self.base, one.prompt) for one in asked]
-        for one, prompt in zip(asked, prompts, strict=True):
+        prompts = [render_prompt(self.base, request.prompt) for request in asked]
+        for request, prompt in zip(asked, prompts, strict=True):
             if wrong := no_room(self.base, len(prompt), self.sampling.max_new_tokens):
-                raise DataError(f"example {one.example.id!r}: {wrong}")
+                raise DataError(f"example {request.example.id!r}: {wrong}")
         by_length = sorted(range(len(asked)), key=lambda i: (len(prompts[i]), i))
         at_once = self.batch
 
@@ -126,7 +126,7 @@ class BuiltIn:
             missing = [i for i in window if asked[i].key not in drafts]
             if not missing:
                 continue
-            told = len(missing) == len(window)
+            all_missing = len(missing) == len(window)
             with self.wear(), torch.no_grad():
                 made = generate(
                     self.base,
@@ -134,15 +134,15 @@ class BuiltIn:
                     self.sampling,
                     [asked[i].seed for i in window],
                     batch,
-                    progress if told else no_progress,
+                    progress if all_missing else no_progress,
                 )
-            found = {
+            new_drafts = {
                 asked[i].key: Draft(g.text, g.hit_limit)
                 for i, g in zip(window, made, strict=True)
                 if asked[i].key not in drafts
             }
-            drafts.add(found)
-            if not told:
+            drafts.add(new_drafts)
+            if not all_missing:
                 progress(len(missing))
 
 

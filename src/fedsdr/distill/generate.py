@@ -64,13 +64,13 @@ def generate_stacked(
     answer is dropped.
     """
     rows = [
-        [Row(prompt, seeds[k][i] if seeds else None) for i, prompt in enumerate(own)]
-        for k, own in enumerate(prompts)
+        [Row(prompt, seeds[k][i] if seeds else None) for i, prompt in enumerate(client_prompts)]
+        for k, client_prompts in enumerate(prompts)
     ]
-    waiting = [deque(sorted(own, key=lambda row: len(row.prompt))) for own in rows]
+    waiting = [deque(sorted(client_rows, key=lambda row: len(row.prompt))) for client_rows in rows]
     share = max(1, batch // len(rows))
     Places(base, base.stops, sampling, share, progress).answer(waiting)
-    return [[_generated(base, row, sampling) for row in own] for own in rows]
+    return [[_generated(base, row, sampling) for row in client_rows] for client_rows in rows]
 
 
 def _generated(base: BaseModel, row: Row, sampling: Sampling) -> Generated:

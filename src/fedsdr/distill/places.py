@@ -81,7 +81,8 @@ class Places:
             most = max(map(len, going), default=0)
             width = len(batch.rows) // clients if batch else 0
             free = [
-                self.share - len(own) if w else 0 for own, w in zip(going, waiting, strict=True)
+                self.share - len(client_rows) if w else 0
+                for client_rows, w in zip(going, waiting, strict=True)
             ]
             if batch is None or not most:
                 if not any(waiting):
@@ -99,7 +100,11 @@ class Places:
     def _read_prompts(self, taken: Sequence[Sequence[Row]]) -> _Batch:
         """Start rows: read their prompts, and draw what follows."""
         most = max(map(len, taken))
-        rows = [row for own in taken for row in (*own, *[FILLER] * (most - len(own)))]
+        rows = [
+            row
+            for client_rows in taken
+            for row in (*client_rows, *[FILLER] * (most - len(client_rows)))
+        ]
         shortest = min((row.prompt for row in rows if row.prompt), key=len)
         prompts = [row.prompt or shortest for row in rows]
         width, device = max(map(len, prompts)), self.base.net.device
@@ -157,15 +162,15 @@ class Places:
 
 def _going(batches: Sequence[_Batch], clients: int) -> list[list[int]]:
     """By client, the rows that have not ended; they are counted through all batches."""
-    found: list[list[int]] = [[] for _ in range(clients)]
+    going: list[list[int]] = [[] for _ in range(clients)]
     first = 0
     for batch in batches:
         width = len(batch.rows) // clients
         for place, row in enumerate(batch.rows):
             if not row.ended:
-                found[place // width].append(first + place)
+                going[place // width].append(first + place)
         first += len(batch.rows)
-    return found
+    return going
 
 
 def _next(waiting: Sequence[deque[Row]], free: Sequence[int]) -> list[list[Row]]:
@@ -181,10 +186,10 @@ def _regrouped(batches: Sequence[_Batch], clients: int) -> _Batch:
     going = _going(batches, clients)
     most, width = max(map(len, going)), len(batches[0].rows) // clients
     chosen, picks = list[Row](), list[int]()
-    for client, own in enumerate(going):
-        spare = most - len(own)
-        chosen += [*(rows[i] for i in own), *[FILLER] * spare]
-        picks += [*own, *[client * width] * spare]
+    for client, client_rows in enumerate(going):
+        spare = most - len(client_rows)
+        chosen += [*(rows[i] for i in client_rows), *[FILLER] * spare]
+        picks += [*client_rows, *[client * width] * spare]
     columns = max(row.columns for row in chosen if row is not FILLER)
     index = torch.tensor(picks, device=batches[0].mask.device)
     return _Batch(

@@ -41,19 +41,19 @@ class Redundancy:
 
 
 def redundancy(text: str) -> Redundancy:
-    said = words(text)
+    text_words = words(text)
     return Redundancy(
-        words=len(said),
-        distinct_2=distinct_share(said, 2),
-        repeated_4=1.0 - distinct_share(said, 4),
+        words=len(text_words),
+        distinct_2=distinct_share(text_words, 2),
+        repeated_4=1.0 - distinct_share(text_words, 4),
         compression=compression_ratio(text),
         filler=count_filler(text),
     )
 
 
-def distinct_share(said: list[str], n: int) -> float:
+def distinct_share(text_words: list[str], n: int) -> float:
     """Different n-grams over all n-grams; 1 for a text too short to have any."""
-    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+    grams = [tuple(text_words[i : i + n]) for i in range(len(text_words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 

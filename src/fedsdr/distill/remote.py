@@ -49,18 +49,20 @@ class Remote:
     @property
     def address(self) -> Sequence[str]:
         """Not the URL: the same model may answer from elsewhere tomorrow."""
-        one = self.endpoint
-        return ["endpoint", one.protocol, one.model, one.revision, self.template]
+        endpoint = self.endpoint
+        return ["endpoint", endpoint.protocol, endpoint.model, endpoint.revision, self.template]
 
     @property
     def seeding(self) -> Sequence[str]:
         return self.address
 
     def write(self, asked: Sequence[Asked], drafts: Drafts, progress: Progress) -> None:
-        missing = [one for one in asked if one.key not in drafts]
-        once = {one.key: one for one in missing}  # twins are asked for once
+        missing = [request for request in asked if request.key not in drafts]
+        once = {request.key: request for request in missing}  # twins are asked for once
         if once:
-            asking = _Asking(self, list(once.values()), drafts, progress)
+            asking = _Asking(
+                remote=self, asked=list(once.values()), drafts=drafts, progress=progress
+            )
             try:
                 asking.all()
             finally:
@@ -72,22 +74,22 @@ class Remote:
                     )
         progress(len(missing) - len(once))
 
-    def body(self, one: Asked) -> dict[str, Any]:
+    def body(self, request: Asked) -> dict[str, Any]:
         chosen = self.sampling
         body: dict[str, Any] = {
             "model": self.endpoint.model,
             "max_tokens": chosen.max_new_tokens,
             "temperature": chosen.temperature,
             "top_p": chosen.top_p,
-            "seed": one.seed % 2**31,  # what every server takes
+            "seed": request.seed % 2**31,  # what every server takes
             "n": 1,
             "stream": False,
         }
         if chosen.top_k:  # not of the protocol, but known to the servers that can do it
             body["top_k"] = chosen.top_k
         if self.rendered is None:
-            return body | {"messages": messages_of(one.prompt)}
-        return body | {"prompt": self.rendered(one.prompt)}
+            return body | {"messages": messages_of(request.prompt)}
+        return body | {"prompt": self.rendered(request.prompt)}
 
 
 def completion_prompt(base: BaseModel) -> Callable[[Example], str | list[int]]:
@@ -101,7 +103,7 @@ def completion_prompt(base: BaseModel) -> Callable[[Example], str | list[int]]:
     return rendered
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Asking:
     """One job of many requests; this thread stores, the others ask."""
 
@@ -136,7 +138,7 @@ class _Asking:
                 self.tasks.put(None)
                 line.cut()
         if missing:
-            named = ", ".join(repr(one.example.id) for one, _ in missing[:NAMED])
+            named = ", ".join(repr(request.example.id) for request, _ in missing[:NAMED])
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             raise self._error(
                 f"no rewrite of {len(missing)} of {len(self.asked)} records, the last time for "
@@ -151,14 +153,14 @@ class _Asking:
         useful, stopped = False, ""
         while waiting or under_way:
             while waiting and under_way < (many if useful else 1):
-                one = waiting.popleft()
-                self.tasks.put((one, self.remote.body(one)))
+                request = waiting.popleft()
+                self.tasks.put((request, self.remote.body(request)))
                 under_way += 1
             arrived = [self.results.get()]
             while not self.results.empty():
                 arrived.append(self.results.get())
             under_way -= len(arrived)
-            made = {one.key: got for one, got in arrived if isinstance(got, Draft)}
+            made = {request.key: got for request, got in arrived if isinstance(got, Draft)}
             useful = useful or any(draft.text for draft in made.values())
             if not useful:
                 empty |= made
@@ -166,11 +168,11 @@ class _Asking:
                 self.drafts.add(empty | made)
                 self.progress(len(empty | made))
                 empty = {}
-            for one, got in arrived:
+            for request, got in arrived:
                 if got is None:
                     raise RuntimeError("a thread that asks has failed; its traceback stands above")
                 if isinstance(got, Unanswered):
-                    missing.append((one, got))
+                    missing.append((request, got))
                     in_vain += got.then == "again"
                     if got.then in ("down", "stop"):
                         raise self._stopped(got.why)
@@ -198,8 +200,8 @@ class _Asking:
                 self.results.put((task[0], result))
         line.close()
 
-    def _answered(self, line: Line, one: Asked, body: Mapping[str, Any]) -> Draft | Unanswered:
-        tries, since, jitter = 0, self.answers, Random(one.seed)
+    def _answered(self, line: Line, request: Asked, body: Mapping[str, Any]) -> Draft | Unanswered:
+        tries, since, jitter = 0, self.answers, Random(request.seed)
         while True:
             self.over.wait(max(0.0, self.not_before - time.monotonic()))
             try:
@@ -219,13 +221,13 @@ class _Asking:
                     self.answers += 1
                 return draft
 
-    def _wait(self, told: float | None, tries: int, jitter: Random) -> None:
-        if told is None:
+    def _wait(self, server_wait: float | None, tries: int, jitter: Random) -> None:
+        if server_wait is None:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
             self.over.wait(wait * (0.5 + 0.5 * jitter.random()))
             return
         with self.lock:
-            self.not_before = max(self.not_before, time.monotonic() + told)
+            self.not_before = max(self.not_before, time.monotonic() + server_wait)
 
     def _stopped(self, why: str) -> EndpointError:
         end = "" if why.endswith(("?", ".")) else "."

@@ -51,11 +51,11 @@ def tell_nobody(made: int, asked: int) -> None:
 
 def once(note: Note) -> Note:
     """The same, but of each text only the first time."""
-    told = set[str]()
+    noted = set[str]()
 
     def first(text: str) -> None:
-        if text not in told:
-            told.add(text)
+        if text not in noted:
+            noted.add(text)
             note(text)
 
     return first
@@ -90,7 +90,16 @@ def rewrite(
     drafts = Drafts(cache, client_id)
     for place in drafts.changed():
         note(f"{place}, is not the draft that was written; it is made anew")
-    return rewrite_by(engine, client_id, examples, selection, how, drafts, tell, include_texts)
+    return rewrite_by(
+        engine,
+        client_id,
+        examples=examples,
+        selection=selection,
+        how=how,
+        drafts=drafts,
+        tell=tell,
+        include_texts=include_texts,
+    )
 
 
 def remote_engine(how: Rewriting, base: BaseModel | None, note: Note = note_nothing) -> Remote:
@@ -118,7 +127,7 @@ def rewrite_by(
 ) -> tuple[list[Example], list[AuditRow]]:
     """The same by any engine."""
     templates = [choose_template(e, how.template) for e in examples]
-    found: list[list[Draft]] = [[] for _ in examples]
+    written: list[list[Draft]] = [[] for _ in examples]
     judged: list[list[Reasons]] = [[] for _ in examples]
     open_ones = list(range(len(examples)))
     address, seeding = engine.address, engine.seeding
@@ -132,22 +141,24 @@ def rewrite_by(
             )
             for i in open_ones
         ]
-        tell(sum(one.key in drafts for one in asked), len(asked) if draw else 0)
+        tell(sum(request.key in drafts for request in asked), len(asked) if draw else 0)
         engine.write(asked, drafts, lambda made: tell(made, 0))
-        made = drafts.get([one.key for one in asked])
-        drawn = [(one.example, made[one.key]) for one in asked]
+        made = drafts.get([request.key for request in asked])
+        drawn = [(request.example, made[request.key]) for request in asked]
         # All of a draw together, whatever is known already: a resume judges the same batches.
-        told = judge(selection, drawn)
-        for i, (_, draft), reasons in zip(open_ones, drawn, told, strict=True):
-            found[i].append(draft)
+        verdicts = judge(selection, drawn)
+        for i, (_, draft), reasons in zip(open_ones, drawn, verdicts, strict=True):
+            written[i].append(draft)
             judged[i].append(reasons)
         open_ones = [i for i in open_ones if judged[i][-1]]
     rewritten, audit = list[Example](), list[AuditRow]()
-    for example, template, own, told in zip(examples, templates, found, judged, strict=True):
-        choice = choose(example, own, told)
+    for example, template, candidates, draw_reasons in zip(
+        examples, templates, written, judged, strict=True
+    ):
+        choice = choose(example, candidates, draw_reasons)
         rewritten.append(replace(example, response=choice.text))
         audit.append(
-            audit_row(example, client_id, template, choice, own, include_texts=include_texts)
+            audit_row(example, client_id, template, choice, candidates, include_texts=include_texts)
         )
     return rewritten, audit
 
@@ -155,13 +166,13 @@ def rewrite_by(
 def _key(
     address: Sequence[str], how: Rewriting, example: Example, template: Template, draw: int
 ) -> str:
-    said = [example.system, [[m.role, m.content] for m in example.history], example.prompt]
+    conversation = [example.system, [[m.role, m.content] for m in example.history], example.prompt]
     decides = [
         *address,
         template_digest(template),
         asdict(how.sampling),
         how.seed,
-        [*said, example.response],
+        [*conversation, example.response],
         draw,
     ]
     text = json.dumps(decides, ensure_ascii=False, sort_keys=True)

@@ -56,13 +56,15 @@ def judge(selection: Selection, drafts: Sequence[tuple[Example, Draft]]) -> list
     takes time, a sandbox or a classifier, is only asked about drafts that pass all else; the
     classifier about all of these at once.
     """
-    found = [_own_reasons(selection, example, draft) for example, draft in drafts]
+    verdicts = [_own_reasons(selection, example, draft) for example, draft in drafts]
     if selection.classifier is not None:
-        rest = [i for i, reasons in enumerate(found) if not reasons and _says(selection, drafts[i])]
-        told = _lost_or_invented(selection, [drafts[i] for i in rest])
-        for i, reasons in zip(rest, told, strict=True):
-            found[i] = reasons
-    return found
+        rest = [
+            i for i, reasons in enumerate(verdicts) if not reasons and _says(selection, drafts[i])
+        ]
+        classified = _lost_or_invented(selection, [drafts[i] for i in rest])
+        for i, reasons in zip(rest, classified, strict=True):
+            verdicts[i] = reasons
+    return verdicts
 
 
 def passes(selection: Selection, example: Example, draft: Draft) -> Reasons:

@@ -57,8 +57,8 @@ def task_reasons(original: str, rewrite: str, prompt: str) -> tuple[str, ...]:
 def json_calls(text: str) -> tuple[str, ...]:
     """Function calls written as JSON, in one spelling: `{"name": f, "arguments": {…}}`, alone, in a
     list, in OpenAI's or in Hermes' form."""
-    found = [spelled for value in _json_values(text) for spelled in _calls_in(value)]
-    return tuple(sorted(found))
+    spellings = [spelled for value in _json_values(text) for spelled in _calls_in(value)]
+    return tuple(sorted(spellings))
 
 
 def _call_reasons(original: str, rewrite: str) -> tuple[str, ...]:
@@ -80,8 +80,8 @@ def _inside(whole: str, head: str) -> Iterator[str]:
         yield whole
         return
     inner = whole[whole.index("(") + 1 : -1]
-    for found in calls(inner):
-        yield from _inside(found, head)
+    for nested in calls(inner):
+        yield from _inside(nested, head)
 
 
 def _json_values(text: str) -> Iterator[object]:

@@ -77,11 +77,11 @@ class Wire(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        found = _addresses(host, port, self.left())
-        if self._here and not all(ip_address(str(a[0])).is_loopback for a in found):
+        addresses = _addresses(host, port, self.left())
+        if self._here and not all(ip_address(str(a[0])).is_loopback for a in addresses):
             raise NotHere
         failure = OSError("no address")
-        for address in found:
+        for address in addresses:
             try:
                 with _plainly():
                     stream = httpcore.SyncBackend().connect_tcp(
@@ -141,24 +141,24 @@ class Stream(httpcore.NetworkStream):
 
 def _addresses(host: str, port: int, seconds: float) -> list[tuple[Any, ...]]:
     """The C library's search for a name cannot be stopped, only left behind."""
-    told = queue.SimpleQueue[Addresses]()
+    results = queue.SimpleQueue[Addresses]()
 
     def look() -> None:
         try:
             kind = socket.SOCK_STREAM
             # Bytes: as text, a name of 64 characters and more raises what is no OSError.
-            told.put([a[4] for a in socket.getaddrinfo(host.encode("ascii"), port, type=kind)])
+            results.put([a[4] for a in socket.getaddrinfo(host.encode("ascii"), port, type=kind)])
         except OSError as error:
-            told.put(error)
+            results.put(error)
 
     threading.Thread(target=look, daemon=True).start()
     try:
-        found = told.get(timeout=seconds)
+        result = results.get(timeout=seconds)
     except queue.Empty:
         raise TooLate from None
-    if isinstance(found, OSError):
-        raise found
-    return found
+    if isinstance(result, OSError):
+        raise result
+    return result
 
 
 @contextmanager

@@ -27,7 +27,7 @@ BASELINE = "fedavg"
 DEFAULT_MEASURES = ("recall", "retention", "hallucination", "redundancy")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """One run's final scores. `world` is a digest of what the seed must fix: data and partition."""
 
@@ -191,7 +191,7 @@ def _row(results: Sequence[RunResult], method: str, mix: str, measures: Sequence
 def _by_seed(results: Sequence[RunResult], side: str, measure: str) -> dict[int, float]:
     """The measure of `method:mix` by seed, over the runs that have it."""
     method, mix = side.split(":")
-    found: dict[int, float] = {}
+    values: dict[int, float] = {}
     for run in results:
         value = run.scores.get(mix, {}).get(measure) if run.method == method else None
         if value is None:
@@ -202,8 +202,8 @@ def _by_seed(results: Sequence[RunResult], side: str, measure: str) -> dict[int,
                 f"{run.path}: {measure} of the {mix} model is {value}; leave out the measure, "
                 f"or seed {run.seed} of every method"
             )
-        found[run.seed] = value
-    return found
+        values[run.seed] = value
+    return values
 
 
 def _side(results: Sequence[RunResult], contrast: Contrast, side: str) -> dict[int, float]:

@@ -53,7 +53,7 @@ def load_results(directory: Path) -> Mapping[str, Any]:
     path = directory / RESULTS
     try:
         raw = path.read_bytes()
-        found: Any = json.loads(raw)
+        parsed: Any = json.loads(raw)
     except FileNotFoundError:
         raise RunError(
             f"{directory} has no {RESULTS}: the run is not finished; "
@@ -63,7 +63,7 @@ def load_results(directory: Path) -> Mapping[str, Any]:
         raise CorruptArtifact(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
-    values = _checked(path, found)
+    values = _checked(path, parsed)
     _check_scores(path, values["scores"])
     if read_facts(directory).get(SEAL, sealed(raw)) != sealed(raw):
         raise RunError(
@@ -84,10 +84,10 @@ def default_measures(results: Sequence[RunResult]) -> tuple[str, ...]:
     return tuple(m for m in (*DEFAULT_MEASURES, "loss") if m in there) or tuple(there)
 
 
-def _checked(path: Path, found: Any) -> Mapping[str, Any]:
-    if not isinstance(found, dict):
+def _checked(path: Path, parsed: Any) -> Mapping[str, Any]:
+    if not isinstance(parsed, dict):
         raise _damaged(path, "it is not a JSON object")
-    values = cast("dict[str, Any]", found)
+    values = cast("dict[str, Any]", parsed)
     for key, kind in KINDS.items():
         if not isinstance(values.get(key), kind) or isinstance(values[key], bool):
             raise _damaged(path, f"{key!r} is missing or of the wrong type")

@@ -49,7 +49,7 @@ def score_tasks(base: BaseModel, asked: Asked, index: Tasks | None = None) -> Sc
             loaded = index.load(list(asked.tasks))
             for task in loaded["tasks"].values():
                 _set_shots(task, asked.shots)
-            found: Any = lm_eval.evaluate(
+            output: Any = lm_eval.evaluate(
                 WornLM(base, asked.batch, asked.chat),
                 loaded,
                 limit=asked.limit,
@@ -60,7 +60,7 @@ def score_tasks(base: BaseModel, asked: Asked, index: Tasks | None = None) -> Sc
         except TemplateError as error:
             # jinja2 names the column that is missing; it never quotes a row.
             raise TaskError(f"a template of {', '.join(asked.tasks)} fails: {error}") from None
-    return {name: _told(found, name) for name in found["results"]}
+    return {name: _figures(output, name) for name in output["results"]}
 
 
 def logit_change(base: BaseModel, worn: AbstractContextManager[None]) -> float:
@@ -92,9 +92,9 @@ class Tasks(TaskManager):
         if include is not None:
             if not include.is_dir():
                 raise TaskError(f"{include} is no folder; it should hold the tasks' YAML files")
-            own = cls(include_path=include, include_defaults=False)
-            if set(names) <= set(own.all_subtasks):
-                return own
+            included = cls(include_path=include, include_defaults=False)
+            if set(names) <= set(included.all_subtasks):
+                return included
         every = cls(include_path=include)
         for name in names:
             if name not in every.task_index:
@@ -135,17 +135,17 @@ def _set_shots(task: Any, shots: int | None) -> None:
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
-def _told(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _figures(output: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Figures of one task or group, under lm-eval's own names ("acc", "acc_norm,flexible"); what
     is no number (a standard error that does not exist) is left out."""
     scores = {
         key.removesuffix(",none"): value
-        for key, value in found["results"][name].items()
+        for key, value in output["results"][name].items()
         if "," in key and isinstance(value, int | float) and not isinstance(value, bool)
     }
     return {
-        "n": found["n-samples"].get(name, {}).get("effective"),
-        "version": found["versions"].get(name),
-        "shots": found["n-shot"].get(name),
+        "n": output["n-samples"].get(name, {}).get("effective"),
+        "version": output["versions"].get(name),
+        "shots": output["n-shot"].get(name),
         "scores": {key: float(value) for key, value in scores.items()},
     }

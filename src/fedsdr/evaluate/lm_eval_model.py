@@ -95,7 +95,7 @@ class WornLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Requests that differ in their last token only, the letters of a choice, share a row."""
         rows = dict[tuple[int, ...], list[int]]()
-        found = [(0.0, True)] * len(requests)  # of an empty continuation
+        scores = [(0.0, True)] * len(requests)  # of an empty continuation
         for number, (_, context, continuation) in enumerate(requests):
             if len(continuation) > self.max_length:
                 raise TaskError(
@@ -105,16 +105,16 @@ class WornLM(TemplateLM):
             if continuation:
                 whole = (context + continuation)[-(self.max_length + 1) :]
                 rows.setdefault(tuple(whole[:-1]), []).append(number)
-        scored = {row: max(len(requests[i][2]) for i in own) for row, own in rows.items()}
+        scored = {row: max(len(requests[i][2]) for i in numbers) for row, numbers in rows.items()}
         for some in self._batches(scored):
             logs = self._log_probabilities(some, [scored[row] for row in some])
             for row, log in zip(some, logs, strict=True):
                 for number in rows[row]:
                     wanted = torch.tensor(requests[number][2], device=log.device)
-                    own = log[-len(wanted) :]
-                    score = float(own.gather(1, wanted[:, None]).double().sum())
-                    found[number] = (score, bool((own.argmax(-1) == wanted).all()))
-        return found
+                    tail = log[-len(wanted) :]
+                    score = float(tail.gather(1, wanted[:, None]).double().sum())
+                    scores[number] = (score, bool((tail.argmax(-1) == wanted).all()))
+        return scores
 
     def _batches(self, scored: Mapping[tuple[int, ...], int]) -> Iterator[list[tuple[int, ...]]]:
         """Rows of like length together, as many as `batch` and the size of their logits allow."""
@@ -151,15 +151,16 @@ class WornLM(TemplateLM):
         for number, request in enumerate(requests):
             groups.setdefault(_greedy(request), []).append(number)
         texts = dict[int, str]()
-        for (until, most), own in groups.items():
+        for (until, most), group in groups.items():
             room = self.max_length - most
             if room < 1:
                 raise TaskError(
-                    f"{requests[own[0]].task_name}: asks for {most} new tokens, and the model has "
-                    f"{self.max_length} positions; set generation_kwargs.max_gen_toks in its YAML"
+                    f"{requests[group[0]].task_name}: asks for {most} new tokens, and the model "
+                    f"has {self.max_length} positions; set generation_kwargs.max_gen_toks in its "
+                    "YAML"
                 )
-            prompts = {i: self.tok_encode(requests[i].args[0])[-room:] for i in own}
-            order = sorted(own, key=lambda i: len(prompts[i]), reverse=True)
+            prompts = {i: self.tok_encode(requests[i].args[0])[-room:] for i in group}
+            order = sorted(group, key=lambda i: len(prompts[i]), reverse=True)
             for first in range(0, len(order), self.batch):
                 some = order[first : first + self.batch]
                 answers = self._answer([prompts[i] for i in some], until, most)

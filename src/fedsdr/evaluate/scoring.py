@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -47,6 +47,7 @@ class Worn:
     lora: StackedLora
     flats: Mapping[str, Tensor]
     mix: str | PerInput
+    _: KW_ONLY
     max_length: int = 1024
     batch: int = 128
     progress: Progress = no_progress
@@ -62,30 +63,37 @@ class Worn:
     def answer(self, asked: Sequence[Sequence[Example]], max_new_tokens: int) -> list[list[str]]:
         """Greedy answers, list by list; each list by its client's model, or all by the one."""
         if isinstance(self.mix, PerInput):
-            split = [one.answer(own, max_new_tokens) for one, own in self._by_input(asked)]
+            split = [worn.answer(inputs, max_new_tokens) for worn, inputs in self._by_input(asked)]
             texts = iter([text for part in split for (text,) in part])
-            return [[next(texts) for _ in own] for own in asked]
+            return [[next(texts) for _ in client_examples] for client_examples in asked]
         prompts = [[render_prompt(self.lora.base, e) for e in examples] for examples in asked]
-        one = self.models == 1
-        stacked = [[p for own in prompts for p in own]] if one else prompts
+        single = self.models == 1
+        stacked = [[p for client_prompts in prompts for p in client_prompts]] if single else prompts
         if not any(stacked):
             return [[] for _ in asked]
         sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
         with torch.no_grad(), self._on():
-            found = generate_stacked(
+            generated = generate_stacked(
                 self.lora.base, stacked, sampling, batch=self.batch, progress=self.progress
             )
-        texts = iter([g.text for own in found for g in own])
-        return [[next(texts) for _ in own] for own in prompts]
+        texts = iter([g.text for part in generated for g in part])
+        return [[next(texts) for _ in client_prompts] for client_prompts in prompts]
 
     def loss(self, examples: Sequence[Sequence[Example]]) -> list[tuple[float, int]]:
         """Per list: mean −log p over the response tokens, and their number."""
         if isinstance(self.mix, PerInput):
-            single = iter([f for one, own in self._by_input(examples) for f in one.loss(own)])
-            return [_pooled([next(single) for _ in own]) for own in examples]
-        rows = [[render(self.lora.base, e, self.max_length) for e in own] for own in examples]
+            single = iter(
+                [f for worn, inputs in self._by_input(examples) for f in worn.loss(inputs)]
+            )
+            return [
+                _pooled([next(single) for _ in client_examples]) for client_examples in examples
+            ]
+        rows = [
+            [render(self.lora.base, e, self.max_length) for e in client_examples]
+            for client_examples in examples
+        ]
         if self.models == 1:
-            return [self._summed([own])[0] for own in rows]
+            return [self._summed([client_rows])[0] for client_rows in rows]
         return self._summed(rows)
 
     def _by_input(
@@ -94,7 +102,7 @@ class Worn:
         """As many inputs at a time as fit, each with a model of its own: the gated branch counts by
         the input's likeness to the client's prompts, the others for what is left (FedDPA)."""
         assert isinstance(self.mix, PerInput)
-        every = [(k, e) for k, own in enumerate(asked) for e in own]
+        every = [(k, e) for k, client_examples in enumerate(asked) for e in client_examples]
         size = max(flat.shape[1] for flat in self.flats.values())
         share = max(1, min(self.batch, LARGEST_STACK // size))
         for first in range(0, len(every), share):
@@ -115,22 +123,22 @@ class Worn:
         sums = torch.zeros(len(rows), dtype=torch.float64)
         longest = max(map(len, rows), default=0)
         share = max(1, self.batch // 4 // len(rows))
-        rows = [sorted(own, key=lambda r: len(r.ids)) for own in rows]
+        rows = [sorted(client_rows, key=lambda r: len(r.ids)) for client_rows in rows]
         for first in range(0, longest, share):
             block = make_block(
-                [own[first : first + share] for own in rows],
+                [client_rows[first : first + share] for client_rows in rows],
                 self.lora.base.pad,
                 self.lora.base.net.device,
             )
             with torch.no_grad(), self._on():
                 sums += summed_nll(self.lora.base, block).double().cpu()
-        tokens = [sum(r.trained for r in own) for own in rows]
+        tokens = [sum(r.trained for r in client_rows) for client_rows in rows]
         return [(s / max(1, n), n) for s, n in zip(sums.tolist(), tokens, strict=True)]
 
 
-def _pooled(found: Sequence[tuple[float, int]]) -> tuple[float, int]:
-    tokens = sum(n for _, n in found)
-    return sum(mean * n for mean, n in found) / max(1, tokens), tokens
+def _pooled(losses: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    tokens = sum(n for _, n in losses)
+    return sum(mean * n for mean, n in losses) / max(1, tokens), tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +151,8 @@ class HeldOutLoss:
     def score(
         self, model: Worn, clients: Sequence[ClientData], split: Split
     ) -> list[dict[str, float]]:
-        own = [c.validation if split == "validation" else c.test for c in clients]
+        examples = [c.validation if split == "validation" else c.test for c in clients]
         return [
             {"loss": loss, "perplexity": math.exp(min(loss, 50.0))} if tokens else {}
-            for loss, tokens in model.loss(own)
+            for loss, tokens in model.loss(examples)
         ]

@@ -35,14 +35,14 @@ ROWS = 32  # at a time; the draws depend on it, so it is no setting
 def semantic_retention(model: Worn, prompts: Sequence[Example]) -> float:
     """Mean cosine between the tuned model's and the base's last-layer states at the last token of
     each prompt, from which the answer begins."""
-    base, found = model.lora.base, list[Tensor]()
+    base, cosines = model.lora.base, list[Tensor]()
     rows = [render_prompt(base, e) for e in prompts]
     for first in range(0, len(rows), ROWS):
         some = rows[first : first + ROWS]
         with _worn(model):
             tuned = base.last_states(some).double()
-        found.append(F.cosine_similarity(tuned, base.last_states(some).double()))
-    return float(torch.cat(found).mean())
+        cosines.append(F.cosine_similarity(tuned, base.last_states(some).double()))
+    return float(torch.cat(cosines).mean())
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,22 +48,22 @@ class WithAnswers:
     def score(
         self, model: Worn, clients: Sequence[ClientData], split: Split
     ) -> list[dict[str, float]]:
-        own = [c.validation if split == "validation" else c.test for c in clients]
-        answers = model.answer(own, self._new_tokens(model, own))
+        examples = [c.validation if split == "validation" else c.test for c in clients]
+        answers = model.answer(examples, self._new_tokens(model, examples))
         return [
-            {**loss, **inner, **likeness([e.response for e in rows], said)}
-            for loss, inner, rows, said in zip(
+            {**loss, **inner, **likeness([e.response for e in rows], texts)}
+            for loss, inner, rows, texts in zip(
                 HeldOutLoss().score(model, clients, split),
                 self.inner.score(model, clients, split),
-                own,
+                examples,
                 answers,
                 strict=True,
             )
         ]
 
-    def _new_tokens(self, model: Worn, own: Sequence[Sequence[Example]]) -> int:
+    def _new_tokens(self, model: Worn, examples: Sequence[Sequence[Example]]) -> int:
         base = model.lora.base
-        longest = max((len(render_prompt(base, e)) for rows in own for e in rows), default=0)
+        longest = max((len(render_prompt(base, e)) for rows in examples for e in rows), default=0)
         return max(1, min(self.max_new_tokens, base.max_length - longest))
 
 

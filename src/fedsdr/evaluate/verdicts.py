@@ -52,7 +52,7 @@ class Contrast:
         return f"{self.left} > {self.right} on {self.measure}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What came out of one contrast: left - right, over the seeds that both have."""
 
@@ -89,12 +89,12 @@ def counted(n: int, noun: str) -> str:
 
 
 def _verdict(finding: Finding) -> str:
-    said = _outcome(finding)
+    text = _outcome(finding)
     if finding.left_out:
         noun = "seed" if len(finding.left_out) == 1 else "seeds"
         seeds = ", ".join(map(str, finding.left_out))
-        said += f" Without {noun} {seeds}, which only one of the two has."
-    return said
+        text += f" Without {noun} {seeds}, which only one of the two has."
+    return text
 
 
 def _outcome(finding: Finding) -> str:
@@ -112,24 +112,24 @@ def _outcome(finding: Finding) -> str:
     else:
         verb = "loses to" if finding.holds_up else "is behind"
     remark = " (lower is better)" if better == "lower" else ""
-    said = f"{left} {verb} {right} on {measure}{remark} by {abs(difference.mean):.3f}"
+    text = f"{left} {verb} {right} on {measure}{remark} by {abs(difference.mean):.3f}"
     if difference.interval is not None:
         low, high = difference.interval if higher else [-x for x in reversed(difference.interval)]
-        said += f" [{low:z.3f}, {high:z.3f}]"
+        text += f" [{low:z.3f}, {high:z.3f}]"
     if n < 6:
-        return f"{said}; with fewer than 6 seeds nothing can be significant."
+        return f"{text}; with fewer than 6 seeds nothing can be significant."
     if finding.hopeless:
         contrasts = counted(finding.family, "contrast")
-        return f"{said}; with {n} seeds and {contrasts} nothing can be significant."
+        return f"{text}; with {n} seeds and {contrasts} nothing can be significant."
     if finding.holds_up:
-        return f"{said}; this holds up ({_tests(finding)})."
-    return f"{said}; the difference does not hold up ({_tests(finding)})."
+        return f"{text}; this holds up ({_tests(finding)})."
+    return f"{text}; the difference does not hold up ({_tests(finding)})."
 
 
 def _tests(finding: Finding) -> str:
     shown = {"paired t": finding.paired_t_holm, "sign-flip": finding.sign_flip_holm}
-    told = [f"{test} {_p(p)}" for test, p in shown.items()]
-    return ", ".join([*told, f"Holm over {counted(finding.family, 'contrast')}"])
+    tests = [f"{test} {_p(p)}" for test, p in shown.items()]
+    return ", ".join([*tests, f"Holm over {counted(finding.family, 'contrast')}"])
 
 
 def _p(p: float | None) -> str:

@@ -44,7 +44,7 @@ SMALL = 256  # a rank that is never in the way
 ATLAS_BASE = Path(__file__).parents[1] / "atlas" / "base"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Experiment:
     """Everything of a run but its directory. The base wears the stacked LoRA layers until
     `close`."""
@@ -123,19 +123,19 @@ def assemble(
         undo.pop_all()
     notes = (*federation.notes, *left_out.notes, *base.notes, *lora.notes, *notes)
     return Experiment(
-        recipe,
-        base,
-        federation,
-        algorithm,
-        lora,
-        branches,
-        trained,
-        unseen,
-        notes,
-        left_out,
-        threads,
-        1 if recipe.run.stack == "auto" else recipe.run.stack,
-        local_settings(recipe),
+        recipe=recipe,
+        base=base,
+        federation=federation,
+        algorithm=algorithm,
+        lora=lora,
+        branches=branches,
+        trained=trained,
+        unseen=unseen,
+        notes=notes,
+        left_out=left_out,
+        threads=threads,
+        stack=1 if recipe.run.stack == "auto" else recipe.run.stack,
+        local=local_settings(recipe),
     )
 
 

@@ -85,7 +85,7 @@ def run_demo(
 def sentences(demo: DemoResult) -> tuple[str, str, str]:
     """What the numbers of this one run mean, computed from them."""
     avg, sd, sdr = (demo.runs[m]["scores"]["global"] for m in METHODS)
-    own = demo.runs["fedsdr"]["scores"]["personal"]
+    personal = demo.runs["fedsdr"]["scores"]["personal"]
     several, single = (1 - demo.faithful.get(kind, 0.0) for kind in ("describe", "fact"))
     return (
         f"FedSD's global model recalls {sd['recall']:.0%} of the clients' private facts where "
@@ -97,7 +97,8 @@ def sentences(demo: DemoResult) -> tuple[str, str, str]:
         f"{avg['hallucination']:.0%} of FedAvg's.",
         f"FedSDR's global model recalls {sdr['recall']:.0%} and keeps {sdr['retention']:.0%}: it "
         f"{_against(sdr, avg, 'FedAvg')} and {_against(sdr, sd, 'FedSD')}; its personal models "
-        f"recall {own['recall']:.0%} of their own client's facts and keep {own['retention']:.0%}.",
+        f"recall {personal['recall']:.0%} of their own client's facts and keep "
+        f"{personal['retention']:.0%}.",
     )
 
 

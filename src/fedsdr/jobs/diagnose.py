@@ -102,16 +102,16 @@ def diagnose(
     with run_lock(folder):
         if rule is None and not set(OF_MODEL) & set(wanted.measures):
             refuse_empty(trained.clients)
-            found = _measure(recipe, trained.clients, None, {}, wanted, watch)
-            return _written(folder, found)
+            diagnosis = _measure(recipe, trained.clients, None, {}, wanted, watch)
+            return _written(folder, diagnosis)
         with opened(recipe, base, algorithm, federation) as experiment:
             refuse_unmeasurable(experiment, rewriting=rule is not None)
             cache = recipe.rewriting.cache
             drafts = user_path(cache, RunError) if cache else folder / "drafts"
             rewrites = make_rewrites(experiment, rule, drafts, watch) if rule else {}
             everybody = experiment.federation.clients
-            found = _measure(recipe, everybody, experiment, rewrites, wanted, watch)
-            return _written(folder, found)
+            diagnosis = _measure(recipe, everybody, experiment, rewrites, wanted, watch)
+            return _written(folder, diagnosis)
 
 
 def diagnose_run(
@@ -137,8 +137,8 @@ def diagnose_run(
         if wanted.rewritten and not rewrites:
             raise RunError(f"{run.root}: {experiment.algorithm.name} rewrites nothing")
         trained = experiment.federation.clients
-        found = _measure(recipe, trained, experiment, rewrites, wanted, watch)
-        return _written(run.root, found)
+        diagnosis = _measure(recipe, trained, experiment, rewrites, wanted, watch)
+        return _written(run.root, diagnosis)
 
 
 def _rule(recipe: Recipe, wanted: Wanted, algorithm: Algorithm) -> Selection | None:
@@ -159,11 +159,11 @@ def _measure(
     wanted: Wanted,
     watch: Watch,
 ) -> dict[str, Any]:
-    own = {c.client_id: c for c in clients}
+    by_id = {c.client_id: c for c in clients}
     if not any(c.train for c in clients):
         raise DataError("there are no training rows to measure")
-    ids = sorted(rng_sample(sorted(own), MOST_CLIENTS, recipe.seed, "diagnosis", "clients"))
-    raw = {i: list(own[i].train) for i in ids}
+    ids = sorted(rng_sample(sorted(by_id), MOST_CLIENTS, recipe.seed, "diagnosis", "clients"))
+    raw = {i: list(by_id[i].train) for i in ids}
     if wanted.pairs is not None:
         rewrites = paired(raw, read_pairs(wanted.pairs))
     rewrites = {i: rewrites[i] for i in ids if rewrites.get(i)}
@@ -175,10 +175,10 @@ def _measure(
     settings: dict[str, Any] = {}
     figures: Figures = {view: {} for view in views}
     if experiment is not None:
-        held_out = {i: own[i].validation or own[i].test for i in ids}
+        held_out = {i: by_id[i].validation or by_id[i].test for i in ids}
         notes += [f"{i} has no held-out rows" for i in ids if not held_out[i]]
         settings, figures = _by_model(experiment, views, held_out, wanted, watch)
-    found: dict[str, Any] = {
+    diagnosis: dict[str, Any] = {
         "format": FORMAT,
         "version": 1,
         "clients": ids,
@@ -194,25 +194,28 @@ def _measure(
         "views": {view: texts[view] | figures[view] for view in views},
     }
     if len(ids) < len(clients):
-        found["sampled_of"] = len(clients)
+        diagnosis["sampled_of"] = len(clients)
     if "audit" in wanted.measures and rewrites:
         judge = load_classifier(wanted.nli) if wanted.nli is not None else None
-        found["audit"] = dict[str, Any]()
+        diagnosis["audit"] = dict[str, Any]()
         for number, (i, pairs) in enumerate(rewrites.items(), 1):
-            found["audit"][i] = audit(pairs, judge, wanted.examples, recipe.seed)
+            diagnosis["audit"][i] = audit(pairs, judge, wanted.examples, recipe.seed)
             watch.advance("auditing clients", number, len(rewrites))
-    return found
+    return diagnosis
 
 
 def _as_trained(raw: Clients, rewrites: Rewrites) -> Clients:
     """The rows with the answers that are trained on: a row without a rewrite, or whose rewrite
     selection refused, keeps its own."""
     texts = {
-        (i, one.example.id): one.text for i, own in rewrites.items() for one in own if one.kept
+        (i, pair.example.id): pair.text
+        for i, pairs in rewrites.items()
+        for pair in pairs
+        if pair.kept
     }
     return {
-        i: [replace(e, response=texts.get((i, e.id), e.response)) for e in own]
-        for i, own in raw.items()
+        i: [replace(e, response=texts.get((i, e.id), e.response)) for e in rows]
+        for i, rows in raw.items()
     }
 
 
@@ -230,17 +233,17 @@ def _by_model(
     branch = "R" if "R" in lora.layouts else next(iter(lora.layouts))
     start = lora.fresh(branch, recipe.seed, "init", branch)  # as training begins: B is zero
     bench = Bench(
-        lora,
-        branch,
-        start.to(experiment.branches.device, experiment.branches.dtype),
-        experiment.local,
-        recipe.training.lr,
-        experiment.stack,
-        max(1, recipe.evaluation.batch // 4),
-        experiment.max_length,
-        recipe.seed,
-        wanted.examples,
-        wanted.steps,
+        lora=lora,
+        branch=branch,
+        start=start.to(experiment.branches.device, experiment.branches.dtype),
+        settings=experiment.local,
+        lr=recipe.training.lr,
+        stack=experiment.stack,
+        batch=max(1, recipe.evaluation.batch // 4),
+        max_length=experiment.max_length,
+        seed=recipe.seed,
+        examples=wanted.examples,
+        steps=wanted.steps,
     )
     rows = dict[str, Mapping[str, list[Rendered]]]()
     for number, (view, clients) in enumerate(views.items(), 1):
@@ -264,27 +267,27 @@ def _by_model(
 
 
 def _notes(raw: Clients, rewrites: Rewrites, wanted: Wanted) -> list[str]:
-    found = list[str]()
+    notes = list[str]()
     if len(raw) == 1:
-        found.append("there is one client only, so nothing between clients can be measured")
-    if few := [f"{i} ({len(own)})" for i, own in raw.items() if len(own) < FEW]:
-        found.append(f"few training rows, so their figures say little: {', '.join(few)}")
-    alone = {i: len(own) - len(rewrites.get(i, ())) for i, own in raw.items()}
+        notes.append("there is one client only, so nothing between clients can be measured")
+    if few := [f"{i} ({len(rows)})" for i, rows in raw.items() if len(rows) < FEW]:
+        notes.append(f"few training rows, so their figures say little: {', '.join(few)}")
+    alone = {i: len(rows) - len(rewrites.get(i, ())) for i, rows in raw.items()}
     if wanted.pairs is not None and any(alone.values()):
-        told = ", ".join(f"{i} ({n} of {len(raw[i])})" for i, n in alone.items() if n)
-        found.append(f"rows without a pair, which keep their own answers as rewritten: {told}")
+        places = ", ".join(f"{i} ({n} of {len(raw[i])})" for i, n in alone.items() if n)
+        notes.append(f"rows without a pair, which keep their own answers as rewritten: {places}")
     if not rewrites:
-        found.append("there are no rewrites: only the raw answers were measured")
-    return found
+        notes.append("there are no rewrites: only the raw answers were measured")
+    return notes
 
 
-def _written(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+def _written(folder: Path, diagnosis: dict[str, Any]) -> dict[str, Any]:
     """On disk with what an earlier call measured; returns what this one did."""
-    kept = _added_to(_earlier(folder / FILE), found)
+    kept = _added_to(_earlier(folder / FILE), diagnosis)
     if not write_tables(folder / TABLES, kept):
-        found["notes"].append("no Parquet tables were written: pip install 'fedsdr[parquet]'")
+        diagnosis["notes"].append("no Parquet tables were written: pip install 'fedsdr[parquet]'")
     write_json_atomic(folder / FILE, kept)
-    return found
+    return diagnosis
 
 
 def _earlier(file: Path) -> dict[str, Any]:
@@ -296,19 +299,20 @@ def _earlier(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _added_to(earlier: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def _added_to(earlier: dict[str, Any], diagnosis: dict[str, Any]) -> dict[str, Any]:
     """With what an earlier call by the same settings measured and this one left out."""
     if not earlier:
-        return found
-    then, now = earlier["settings"], found["settings"]
+        return diagnosis
+    then, now = earlier["settings"], diagnosis["settings"]
     shared = (then.keys() & now.keys()) - {"measures"}
-    alike = earlier["clients"] == found["clients"] and all(then[k] == now[k] for k in shared)
-    if not alike or found["views"].keys() - earlier["views"].keys():
-        return found
+    alike = earlier["clients"] == diagnosis["clients"] and all(then[k] == now[k] for k in shared)
+    if not alike or diagnosis["views"].keys() - earlier["views"].keys():
+        return diagnosis
     every = {*then["measures"], *now["measures"]}
     settings = {**then, **now, "measures": [m for m in MEASURES if m in every]}
     views = {
-        view: {**own, **found["views"].get(view, {})} for view, own in earlier["views"].items()
+        view: {**figures, **diagnosis["views"].get(view, {})}
+        for view, figures in earlier["views"].items()
     }
-    notes = list(dict.fromkeys([*earlier["notes"], *found["notes"]]))
-    return {**earlier, **found, "settings": settings, "views": views, "notes": notes}
+    notes = list(dict.fromkeys([*earlier["notes"], *diagnosis["notes"]]))
+    return {**earlier, **diagnosis, "settings": settings, "views": views, "notes": notes}

@@ -71,7 +71,7 @@ def distill(
         refuse_unready(rule)
         private_folder(folder)
         clients = experiment.federation.clients
-        told = tally(watch.advance, sum(len(client.train) for client in clients))
+        tell = tally(watch.advance, sum(len(client.train) for client in clients))
         rows, note, how = list[AuditRow](), once(watch.note), rewriting_settings(recipe)
 
         def less(batch: int) -> None:
@@ -88,7 +88,7 @@ def distill(
                     rule,
                     how,
                     folder / "drafts",
-                    tell=told,
+                    tell=tell,
                     include_texts=recipe.run.include_texts,
                     note=note,
                     less=less,
@@ -153,12 +153,12 @@ def distill_file(
         rewritten, audit = rewrite_by(
             engine,
             path.stem,
-            table.examples,
-            rule,
-            how,
-            Drafts(folder / "drafts", "rows"),
-            tally(watch.advance, len(table.examples)),
-            recipe.run.include_texts,
+            examples=table.examples,
+            selection=rule,
+            how=how,
+            drafts=Drafts(folder / "drafts", "rows"),
+            tell=tally(watch.advance, len(table.examples)),
+            include_texts=recipe.run.include_texts,
         )
         write_rewritten(table, [example.response for example in rewritten], to)
         summary = summarise(audit)

@@ -113,15 +113,15 @@ def evaluate_tasks(
     method, watch, facts = chosen_algorithm(recipe, algorithm), watch or Watch(), run.facts()
     chosen = fixed_mixes(method, mixes)
     setting = Setting(
-        run.root / "evaluation",
-        Path(data).expanduser(),
-        facts["base_digest"],
-        facts["dtype"],
-        recipe.seed,
-        recipe.evaluation.batch,
-        limit,
-        _passes if run_code else None,
-        watch.advance,
+        folder=run.root / "evaluation",
+        data=Path(data).expanduser(),
+        base=facts["base_digest"],
+        dtype=facts["dtype"],
+        seed=recipe.seed,
+        batch=recipe.evaluation.batch,
+        limit=limit,
+        runner=_passes if run_code else None,
+        advance=watch.advance,
     )
     with ExitStack() as open_job:
         wear = None
@@ -149,9 +149,9 @@ def merge_evaluations(directory: str | Path, files: Sequence[str | Path]) -> Res
 
 @contextmanager
 def _worn(
-    experiment: Experiment, shared: Mapping[str, Tensor], own: Mapping[str, Tensor], mix: str
+    experiment: Experiment, shared: Mapping[str, Tensor], private: Mapping[str, Tensor], mix: str
 ) -> Generator[Answerer]:
-    flats = experiment.branches.enter(shared, [own])[0] if mix else {}
+    flats = experiment.branches.enter(shared, [private])[0] if mix else {}
     with experiment.lora.folded(shared):
         worn = {b: flats[b] for b in split_mix(mix) if b != FOLD}
         yield ModelAnswerer(experiment.lora, worn, mix_weights(mix))

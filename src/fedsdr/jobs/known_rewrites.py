@@ -26,10 +26,10 @@ Rewrites = Mapping[str, Sequence[Rewrite]]
 def make_rewrites(experiment: Experiment, rule: Selection, cache: Path, watch: Watch) -> Rewrites:
     """Every client's, by the base; drafts are kept in `cache`."""
     clients = experiment.federation.clients
-    told = tally(watch.advance, sum(len(client.train) for client in clients))
+    tell = tally(watch.advance, sum(len(client.train) for client in clients))
     engine = _engine(experiment, Teacher().digest, once(watch.note))
     return {
-        client.client_id: _rewrites(experiment, engine, client, rule, cache, told)
+        client.client_id: _rewrites(experiment, engine, client, rule, cache, tell)
         for client in clients
     }
 
@@ -60,12 +60,19 @@ def _rewrites(
     client: ClientData,
     rule: Selection,
     cache: Path,
-    told: Tell,
+    tell: Tell,
 ) -> list[Rewrite]:
     # The texts come back in the audit's rows, and go no further than the measures.
     how, drafts = rewriting_settings(experiment.recipe), Drafts(cache, client.client_id)
     _, rows = rewrite_by(
-        engine, client.client_id, client.train, rule, how, drafts, told, include_texts=True
+        engine,
+        client.client_id,
+        examples=client.train,
+        selection=rule,
+        how=how,
+        drafts=drafts,
+        tell=tell,
+        include_texts=True,
     )
     return [
         Rewrite(example, row.texts[1] if row.texts else "", row.kept)
@@ -106,7 +113,7 @@ class _Known:
         return self.engine.seeding
 
     def write(self, asked: Sequence[Asked], drafts: Drafts, progress: Progress) -> None:
-        absent = sum(one.key not in drafts for one in asked)
+        absent = sum(row.key not in drafts for row in asked)
         if absent:
             raise _missing(
                 self.run, self.client_id, f"{absent} of {len(asked)} rows have no rewrite there"

@@ -136,16 +136,18 @@ def _models(
     ids = [c.client_id for c in experiment.trained]
     if client is not None and client not in ids:
         raise TaskError(f"no client {client!r} in this run.{nearest(client, ids)}")
-    for one in ids if client is None else [client]:
+    for client_id in ids if client is None else [client]:
         yield (
-            f"{mix}/{one}",
-            partial(_wear, experiment, shared, run.own_tensors(one, round), branches),
+            f"{mix}/{client_id}",
+            partial(_wear, experiment, shared, run.own_tensors(client_id, round), branches),
         )
 
 
 @contextmanager
-def _wear(experiment: Experiment, shared: Tensors, own: Tensors, branches: str) -> Generator[None]:
-    flats, _ = experiment.branches.enter(shared, [own])
+def _wear(
+    experiment: Experiment, shared: Tensors, private: Tensors, branches: str
+) -> Generator[None]:
+    flats, _ = experiment.branches.enter(shared, [private])
     worn = {b: flats[b] for b in split_mix(branches) if b != FOLD}
     with experiment.lora.folded(shared), experiment.lora.wear(worn, mix_weights(branches)):
         yield

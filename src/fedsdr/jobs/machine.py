@@ -39,8 +39,8 @@ class Level:
         return int(text) if re.fullmatch(r"-?\d{1,20}", text) else None
 
     def field(self, name: str, key: str) -> int:
-        found = re.search(rf"^{key} (\d{{1,20}})$", self.text(name), re.MULTILINE)
-        return int(found[1]) if found else 0
+        match = re.search(rf"^{key} (\d{{1,20}})$", self.text(name), re.MULTILINE)
+        return int(match[1]) if match else 0
 
 
 def cores(environment: dict[str, str] | None = None) -> int:
@@ -151,13 +151,13 @@ def _upwards(point: Path, root: str, path: str, version: int) -> Iterator[Level]
         folder = folder.parent
 
 
-def _letter(found: re.Match[str]) -> str:
-    return chr(int(found[1], 8))
+def _letter(match: re.Match[str]) -> str:
+    return chr(int(match[1], 8))
 
 
 def _meminfo(key: str) -> int | None:
-    found = Level(MEMINFO.parent, 0).text(MEMINFO.name)
-    line = re.search(rf"^{key}:\s*(\d{{1,15}}) kB$", found, re.MULTILINE)
+    text = Level(MEMINFO.parent, 0).text(MEMINFO.name)
+    line = re.search(rf"^{key}:\s*(\d{{1,15}}) kB$", text, re.MULTILINE)
     return int(line[1]) * 1024 if line else None
 
 

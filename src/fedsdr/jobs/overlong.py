@@ -33,14 +33,14 @@ def leave_out(
     """The clients without the rows whose prompt fills `limit`, so that nothing of the response
     would be left, and without the training rows that leave no room for a rewrite: under whatever
     algorithm, for methods that are compared have to have the same rows."""
-    found, rows, why = list[ClientData](), dict[str, Mapping[str, int]](), Counter[str]()
+    kept_clients, rows, why = list[ClientData](), dict[str, Mapping[str, int]](), Counter[str]()
     for client in clients:
         kept = dict[str, tuple[Example, ...]]()
         for part in PARTS:
-            own: tuple[Example, ...] = getattr(client, part)
-            wrong = [_wrong(recipe, base, e, limit, part == "train") for e in own]
+            examples: tuple[Example, ...] = getattr(client, part)
+            wrong = [_wrong(recipe, base, e, limit, part == "train") for e in examples]
             why.update(filter(None, wrong))
-            kept[part] = tuple(e for e, w in zip(own, wrong, strict=True) if not w)
+            kept[part] = tuple(e for e, w in zip(examples, wrong, strict=True) if not w)
         lost = {part: len(getattr(client, part)) - len(kept[part]) for part in PARTS}
         if lost["train"] == len(client.train) > 0:
             raise DataError(
@@ -50,8 +50,8 @@ def leave_out(
             )
         if any(lost.values()):
             rows[client.client_id] = {part: count for part, count in lost.items() if count}
-        found.append(replace(client, **kept))
-    return tuple(found), LeftOut(rows, _told(rows, why))
+        kept_clients.append(replace(client, **kept))
+    return tuple(kept_clients), LeftOut(rows, _told(rows, why))
 
 
 def room_to_rewrite(base: BaseModel, choice: RewritingChoice, example: Example) -> str:

@@ -121,13 +121,13 @@ def refuse_other_wrap(run: RunDirectory, wrap: object) -> None:
 
 def refuse_without(run: RunDirectory, verb: str, algorithm: object, clients: object) -> None:
     """What a run was given from Python is in no recipe, and has to be given again."""
-    told = run.facts()["from_python"]
+    from_python = run.facts()["from_python"]
     for what, now in (("algorithm", algorithm), ("clients", clients)):
-        if told.get(what) and now is None:
+        if from_python.get(what) and now is None:
             raise RunError(
                 f"{run.root} was started from Python with its own {what}: pass them to {verb}"
             )
-    if clients is not None and not told.get("clients"):
+    if clients is not None and not from_python.get("clients"):
         raise RunError(
             f"{run.root} was started with the clients of its recipe, which are scored as the "
             f"recipe says: pass no clients to {verb}"
@@ -146,13 +146,15 @@ def versions() -> dict[str, str]:
 def other_versions(run: RunDirectory) -> list[str]:
     """What the run goes on with that it did not begin with, in words; kept in `run.json` too."""
     facts, now = run.facts(), versions()
-    told = list[str]()
+    notes = list[str]()
     if ALGORITHM not in facts:
-        told = ["an older version began this run: whether its algorithm is the same is not checked"]
+        notes = [
+            "an older version began this run: whether its algorithm is the same is not checked"
+        ]
     other = {name: version for name, version in now.items() if facts.get(name, version) != version}
     if other and other not in facts.get(LATER, []):
         run.amend({LATER: [*facts.get(LATER, []), other]})
-    return told + [
+    return notes + [
         f"{name} is {version}, this run began with {facts[name]}: it may end with other bytes"
         for name, version in other.items()
     ]
@@ -181,10 +183,10 @@ def _changed_row(experiment: Experiment, run: RunDirectory) -> str:
     for missing in sorted(kept.keys() - {c.client_id for c in clients}):
         return f" (client {missing!r} is missing)"
     for client in clients:
-        if (own := kept.get(client.client_id)) is None:
+        if (recorded := kept.get(client.client_id)) is None:
             return f" (client {client.client_id!r} is new)"
         for part in ("train", "validation", "test"):
-            now, then = map(row_digest, getattr(client, part)), getattr(own, part)
+            now, then = map(row_digest, getattr(client, part)), getattr(recorded, part)
             for number, (row, was) in enumerate(zip_longest(now, then), start=1):
                 if row != was:
                     return f" (client {client.client_id!r}, {part} row {number})"

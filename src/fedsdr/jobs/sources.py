@@ -123,19 +123,19 @@ def _from_files(data: Data, seed: int) -> Federation:
                 n: read_table(user_path(p, DataError), shape, columns)
                 for n, p in data.test_files.items()
             }
-        spec = PartitionSpec("files", validation=data.validation, test=data.test)
+        spec = PartitionSpec(method="files", validation=data.validation, test=data.test)
         shown = list(tables.values())
     else:
         tables = read_table(user_path(data.file or "", DataError), shape, columns)
         chosen = data.partition
         spec = PartitionSpec(
-            chosen.method if chosen else "iid",
-            (chosen.clients if chosen and chosen.method != "column" else None)
+            method=chosen.method if chosen else "iid",
+            clients=(chosen.clients if chosen and chosen.method != "column" else None)
             or (8 if not chosen else None),
-            (chosen.column or "") if chosen else "",
-            chosen.alpha if chosen else 0.5,
-            data.validation,
-            data.test,
+            column=(chosen.column or "") if chosen else "",
+            alpha=chosen.alpha if chosen else 0.5,
+            validation=data.validation,
+            test=data.test,
         )
         shown = [tables]
     files = tuple(

@@ -55,14 +55,14 @@ def follow(
     """Do the work (a run, or a resume) with every committed round told to the trackers too."""
     trackers = open_trackers(names, Path(directory))
 
-    def told(row: Row) -> None:
+    def track(row: Row) -> None:
         watch.told(row)
         with private_umask():
             for tracker in trackers:
                 tracker.row(row)
 
     try:
-        results = work(replace(watch, told=told))
+        results = work(replace(watch, told=track))
         with private_umask():
             for tracker in trackers:
                 tracker.finish(results)
@@ -197,12 +197,12 @@ def numbers(row: Row) -> dict[str, float]:
 
 def _other_losses(others: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Of what else was trained: `other_losses/S on rewritten`, and by client below it."""
-    found = dict[str, float]()
+    losses = dict[str, float]()
     for name, other in others.items():
-        found[f"other_losses/{name}"] = float(other["mean"])
+        losses[f"other_losses/{name}"] = float(other["mean"])
         for client, loss in other["clients"].items():
-            found[f"other_losses/{name}/{client}"] = float(loss)
-    return found
+            losses[f"other_losses/{name}/{client}"] = float(loss)
+    return losses
 
 
 def final_scores(results: Results) -> dict[str, float]:

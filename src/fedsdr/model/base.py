@@ -34,7 +34,7 @@ hf_logging.disable_progress_bar()
 TrainOn = Literal["last", "all"]  # answers of the assistant in a conversation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModel:
     net: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -85,8 +85,8 @@ class BaseModel:
         for settings in (self.net.config, getattr(self.net, "generation_config", None)):
             ids: Any = getattr(settings, "eos_token_id", None)
             named |= set(cast("list[int]", ids)) if isinstance(ids, list) else {cast(int, ids)}
-        own = named & set(self.tokenizer.added_tokens_decoder)
-        return find_speech(self.tokenizer, self.template).ends | own | {self.eos}
+        added = named & set(self.tokenizer.added_tokens_decoder)
+        return find_speech(self.tokenizer, self.template).ends | added | {self.eos}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,12 +117,12 @@ class BaseModel:
         if self.head is None:
             columns = torch.nonzero(chosen.any(dim=0))[:, 0]
             out: Any = self.net(**asked, logits_to_keep=columns)
-            found = Outputs(None, None, out.logits[chosen[:, columns]])
+            outputs = Outputs(None, None, out.logits[chosen[:, columns]])
         else:
             out = self.net.base_model(**asked)
-            found = Outputs(out.last_hidden_state[:, :-1][chosen], self.head)
+            outputs = Outputs(out.last_hidden_state[:, :-1][chosen], self.head)
         states = tuple(h[:, :-1][chosen] for h in out.hidden_states[1:]) if hidden else ()
-        return found, states
+        return outputs, states
 
     @torch.no_grad()
     def last_states(self, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -34,8 +34,8 @@ class Block:
 
     def pad(self, x: Tensor) -> Tensor:
         """[all tokens, heads, d] -> [rows, heads, width, d]"""
-        own = x if self.tokens is None else x.index_select(0, self.tokens)
-        wide = x.new_zeros(self.rows * self.width, *x.shape[1:]).index_copy(0, self.slots, own)
+        chosen = x if self.tokens is None else x.index_select(0, self.tokens)
+        wide = x.new_zeros(self.rows * self.width, *x.shape[1:]).index_copy(0, self.slots, chosen)
         return wide.view(self.rows, self.width, *x.shape[1:]).transpose(1, 2)
 
     def unpad(self, x: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class Blocks:
 
     def attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """`attention` block by block, over all tokens [N, heads, d]."""
-        found = [b.unpad(attention(b, b.pad(q), b.pad(k), b.pad(v))) for b in self.parts]
-        return found[0] if self.order is None else torch.cat(found).index_select(0, self.order)
+        outputs = [b.unpad(attention(b, b.pad(q), b.pad(k), b.pad(v))) for b in self.parts]
+        return outputs[0] if self.order is None else torch.cat(outputs).index_select(0, self.order)
 
 
 def make_blocks(lengths: Sequence[int], width: int, slots: Tensor) -> Blocks:

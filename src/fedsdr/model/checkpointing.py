@@ -28,14 +28,14 @@ Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 def with_checkpointing(base: BaseModel) -> BaseModel:
     """The same base, whose training passes keep only what enters each decoder layer."""
-    found = [m for m in base.net.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not found:
+    layers = [m for m in base.net.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
         raise ModelError(
             f"{base.path}: {type(base.net).__name__} cannot recompute its layers; set "
             "model.checkpointing: false"
         )
     switch = _Switch()
-    for layer in found:
+    for layer in layers:
         layer.forward = partial(_through, switch, base.net, layer.forward)
     return replace(base, checkpointing=True, saving=switch.on)
 

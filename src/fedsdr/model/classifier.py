@@ -56,7 +56,7 @@ class Classifier:
             return_token_type_ids=int(getattr(self.net.config, "type_vocab_size", 0) or 0) > 1,
         )
         order = sorted(range(len(pairs)), key=lambda i: len(rows["input_ids"][i]))
-        found, size = [0.0] * len(pairs), self._batch()
+        probabilities, size = [0.0] * len(pairs), self._batch()
         for first in range(0, len(order), size):
             batch = order[first : first + size]
             named = {name: [values[i] for i in batch] for name, values in rows.items()}
@@ -64,8 +64,8 @@ class Classifier:
             tensors = {name: torch.as_tensor(values) for name, values in padded.items()}
             odds = self.net(**tensors).logits.float().softmax(-1)[:, self.entailment_class]
             for i, probability in zip(batch, odds.tolist(), strict=True):
-                found[i] = probability
-        return found
+                probabilities[i] = probability
+        return probabilities
 
     def _batch(self) -> int:
         """One at a time, where either does not know how to pad."""
@@ -88,17 +88,17 @@ def entailment_class(folder: Path) -> int:
 def _entailment(folder: Path, config: Mapping[str, Any]) -> int:
     try:
         labels = cast("Mapping[str, str]", config["id2label"])
-        found = [int(index) for index, name in labels.items() if _ENTAILMENT.search(name)]
+        classes = [int(index) for index, name in labels.items() if _ENTAILMENT.search(name)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(
             f"{folder}/config.json: no id2label with the names of the classes can be read"
         ) from None
-    if len(found) != 1:
+    if len(classes) != 1:
         raise ModelError(
             f"{folder}/config.json: one class of id2label must be named entailment, and there are "
             f"{', '.join(map(str, labels.values()))}; name the right one"
         )
-    return found[0]
+    return classes[0]
 
 
 @lru_cache(maxsize=1)

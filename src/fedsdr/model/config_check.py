@@ -71,8 +71,8 @@ def _values(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if depth > DEEPEST:
             raise ModelError(f"{path}: nests deeper than {DEEPEST} levels, which no model's does")
         if isinstance(value, dict):
-            own = cast("dict[str, Any]", value)
-            waiting += [(name, below, depth + 1) for name, below in own.items()]
+            entries = cast("dict[str, Any]", value)
+            waiting += [(name, below, depth + 1) for name, below in entries.items()]
         elif isinstance(value, list):
             waiting += [(key, below, depth + 1) for below in cast("list[Any]", value)]
         else:

@@ -105,12 +105,12 @@ def flat_pass(
         }
         if head is None:
             out: Any = net(**asked, logits_to_keep=keep)
-            found = Outputs(None, None, out.logits[0])
+            outputs = Outputs(None, None, out.logits[0])
         else:
             out = net.base_model(**asked)
-            found = Outputs(out.last_hidden_state[0, keep], head)
+            outputs = Outputs(out.last_hidden_state[0, keep], head)
     states = tuple(h[0, keep] for h in out.hidden_states[1:]) if hidden else ()
-    return found, states
+    return outputs, states
 
 
 def as_packed(net: nn.Module) -> Callable[[], AbstractContextManager[None]]:

@@ -82,8 +82,8 @@ def find_head(net: PreTrainedModel) -> Head | None:
         states = getattr(below, "last_hidden_state", None)  # Llama 4 gives logits here too
         if states is None or states.shape[-1] != head.weight.shape[-1]:
             return None
-        found = head(states).to(wanted.dtype)  # some widen their logits
-        return head if torch.allclose(found, wanted, rtol=1e-3, atol=1e-4) else None
+        logits = head(states).to(wanted.dtype)  # some widen their logits
+        return head if torch.allclose(logits, wanted, rtol=1e-3, atol=1e-4) else None
 
 
 class _Fused(torch.autograd.Function):

@@ -102,13 +102,13 @@ def load_base(
             "model.quantize: 4bit"
         ) from error
     return BaseModel(
-        net,
-        tokenizer,
-        model.digest,
-        folder,
-        template,
-        notes,
-        head,
+        net=net,
+        tokenizer=tokenizer,
+        digest=model.digest,
+        path=folder,
+        template=template,
+        notes=notes,
+        head=head,
         precision="+".join(filter(None, (dtype, quantize))),
         rigid=rigid,
     )
@@ -141,13 +141,13 @@ def reading(model: Sealed, path: str | Path, trusted: bool) -> Generator[None]:
         if not is_damage(error):
             raise
         folder = model.called
-        told = in_words(error).replace(str(model.folder), str(folder))
+        message = in_words(error).replace(str(model.folder), str(folder))
         if model.config.get("auto_map") and not trusted:
-            told = (
+            message = (
                 "it comes with Python code of its own, which can do anything on this machine; if "
                 f"you trust it, say so by name: fedsdr --trust-remote-code {path} ..."
             )
-        raise ModelError(f"{folder}: cannot be loaded: {told}") from error
+        raise ModelError(f"{folder}: cannot be loaded: {message}") from error
 
 
 def call_it(net: Any, folder: Path) -> None:

@@ -134,8 +134,8 @@ class StackedLinear(nn.Module):
         clients, rank = a.shape[:2]
         if clients > 1 and self.attire.injected is None and rows.many(clients):
             pairs = zip(x.split(rows.tokens(clients)), a.unbind(), b.unbind(), strict=True)
-            own = [(tokens.to(a.dtype) @ one.T) @ two.T for tokens, one, two in pairs]
-            return out + torch.cat(own).to(out.dtype)
+            changes = [(tokens.to(a.dtype) @ down.T) @ up.T for tokens, down, up in pairs]
+            return out + torch.cat(changes).to(out.dtype)
         hidden = x.to(a.dtype) @ a.flatten(0, 1).T
         if clients > 1:
             hidden = hidden * rows.own_columns(clients, rank, a.dtype)
@@ -158,11 +158,11 @@ class StackedLora:
             raise ModelError(
                 "this base already wears a StackedLora; load it again or remove that one"
             )
-        found = linear_layers(base.net)
+        modules = linear_layers(base.net)
         head = base.net.get_output_embeddings()
-        own = [name for name, module in found.items() if module is not head]
-        renamed = renamed_layers(base.net, own)
-        chosen = choose_layers(targets, own, base.net.config.model_type, base.rigid, renamed)
+        names = [name for name, module in modules.items() if module is not head]
+        renamed = renamed_layers(base.net, names)
+        chosen = choose_layers(targets, names, base.net.config.model_type, base.rigid, renamed)
         self.notes = chosen.notes
         self.layers: dict[str, StackedLinear] = {}
         self.shapes: dict[str, tuple[int, int]] = {}
@@ -190,8 +190,8 @@ class StackedLora:
         """The adapted layers as PEFT names them: by their last part where that is unambiguous."""
         tails = {name.rsplit(".", 1)[-1] for name in self.layers}
         names = {n for n, _ in self.base.net.named_modules()}  # PEFT adapts what bears the name,
-        own = {*self.layers, *(f"{n}.base" for n in self.layers)}  # a layer or not
-        others = {n.rsplit(".", 1)[-1] for n in names - own}
+        adapted = {*self.layers, *(f"{n}.base" for n in self.layers)}  # a layer or not
+        others = {n.rsplit(".", 1)[-1] for n in names - adapted}
         return sorted(self.layers) if tails & others else sorted(tails)
 
     def fresh(self, branch: str, *seed: str | int) -> Tensor:
@@ -243,16 +243,16 @@ class StackedLora:
     def folded(self, named: Mapping[str, Tensor]) -> Generator[None]:
         """Have P at hand for mixes that name it: "P/<layer>.A" and ".B", or dense "P/<layer>.W", in
         units of R's scale."""
-        found = {n.partition("/")[2]: t for n, t in named.items() if n.startswith(f"{FOLD}/")}
-        if found:
+        tensors = {n.partition("/")[2]: t for n, t in named.items() if n.startswith(f"{FOLD}/")}
+        if tensors:
             scale, to = self.layouts["R"].spec.scale, self.base.net.device
             dtype = torch.promote_types(self.base.dtype, torch.float32)
-            found = {n: t.to(to, dtype) for n, t in found.items()}
-            for layer in dict.fromkeys(n.rpartition(".")[0] for n in found):
-                if f"{layer}.W" in found:
-                    self.folds[layer] = found[f"{layer}.W"] * scale
+            tensors = {n: t.to(to, dtype) for n, t in tensors.items()}
+            for layer in dict.fromkeys(n.rpartition(".")[0] for n in tensors):
+                if f"{layer}.W" in tensors:
+                    self.folds[layer] = tensors[f"{layer}.W"] * scale
                 else:
-                    self.folds[layer] = (found[f"{layer}.A"], found[f"{layer}.B"] * scale)
+                    self.folds[layer] = (tensors[f"{layer}.A"], tensors[f"{layer}.B"] * scale)
         try:
             yield
         finally:

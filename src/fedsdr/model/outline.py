@@ -56,7 +56,14 @@ def outline_base(
     layer = net.get_output_embeddings()
     head = Head(layer) if isinstance(layer, nn.Module) else None
     return BaseModel(
-        net, tokenizer, model.digest, folder, template, notes, head, precision=precision
+        net=net,
+        tokenizer=tokenizer,
+        digest=model.digest,
+        path=folder,
+        template=template,
+        notes=notes,
+        head=head,
+        precision=precision,
     )
 
 

@@ -43,7 +43,7 @@ def rehearse(
         _in_the_fork(action, write, seconds, memory)
     os.close(write)
     try:
-        said, late = _everything(read, time.monotonic() + WAIT)
+        report, late = _everything(read, time.monotonic() + WAIT)
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
@@ -54,7 +54,7 @@ def rehearse(
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if late or status == -signal.SIGXCPU:
         raise Damage(f"it takes more than {seconds} seconds of computing, so that it may never end")
-    kind, text = said[:1], said[1:].decode(errors="replace")
+    kind, text = report[:1], report[1:].decode(errors="replace")
     if kind == REFUSED:
         raise ModelError(text)
     if kind != NO_DAMAGE:
@@ -89,13 +89,13 @@ def _in_the_fork(action: Callable[[], object], write: int, cpu: int, memory: int
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         try:
             action()
-            said = NO_DAMAGE
+            report = NO_DAMAGE
         except FedsdrError as error:
-            said = REFUSED + str(error).encode(errors="replace")
+            report = REFUSED + str(error).encode(errors="replace")
         except BaseException as error:
-            told = f"{type(error).__name__}: {in_words(error)}"
-            said = DAMAGE + told.encode(errors="replace")
-        os.write(write, said)
+            message = f"{type(error).__name__}: {in_words(error)}"
+            report = DAMAGE + message.encode(errors="replace")
+        os.write(write, report)
         code = 0
     finally:
         os._exit(code)
@@ -109,14 +109,14 @@ def _limit(what: int, most: int) -> None:
 
 def _everything(handle: int, deadline: float) -> tuple[bytes, bool]:
     """What the fork says until it ends, and whether that was too late."""
-    said = b""
+    report = b""
     while True:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([handle], [], [], left)[0]:
-            return said, True
+            return report, True
         if not (more := os.read(handle, 1 << 16)):
-            return said, False
-        said += more
+            return report, False
+        report += more
 
 
 def _in_words(status: int) -> str:

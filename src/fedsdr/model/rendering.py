@@ -46,7 +46,7 @@ def render_chat(template: str, variables: Mapping[str, Any], size: int) -> str:
         try:
             return template_language.compiled(template).render(variables)
         except Exception as error:  # as the process beside would
-            raise TemplateFailure(template_language.told(error)) from None
+            raise TemplateFailure(template_language.failure_text(error)) from None
     request = {"template": template, "variables": variables, "most": TIMES * size + ROOM}
     reply = _BESIDE.ask(json.dumps(request).encode() + b"\n")
     if (text := reply.get("text")) is None:
@@ -86,13 +86,13 @@ _BESIDE = _Beside()
 
 
 def _started() -> subprocess.Popen[bytes]:
-    own = {name: os.environ[name] for name in NEEDED if name in os.environ}
+    environment = {name: os.environ[name] for name in NEEDED if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-P", template_language.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**own, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,  # an interrupt of ours is none of its
     )
 

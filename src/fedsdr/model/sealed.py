@@ -83,9 +83,9 @@ def look(folder: Path, weights: bool = True) -> Found:
 @contextmanager
 def sealed(folder: Path, weights: bool = True, code: bool = False) -> Generator[Sealed]:
     """`code`: with the folder's Python files."""
-    found = look(folder, weights)
-    texts, held = found.texts, found.weights
-    digest = _digest(folder, found)
+    contents = look(folder, weights)
+    texts, held = contents.texts, contents.weights
+    digest = _digest(folder, contents)
     given = {n: data for n, data in texts.items() if code or not n.endswith(".py")}
     if TOKENS in given:
         given[TOKENS] = _without_files(folder / TOKENS, given[TOKENS])
@@ -104,7 +104,7 @@ def sealed(folder: Path, weights: bool = True, code: bool = False) -> Generator[
         except OSError as error:
             raise ModelError(f"{folder}: no place to read it from: {error}") from None
         size = sum(map(len, texts.values()))
-        yield Sealed(folder, made, digest, found.config, held, size)
+        yield Sealed(folder, made, digest, contents.config, held, size)
 
 
 def file_names(folder: Path) -> list[str]:
@@ -152,11 +152,11 @@ def _text(folder: Path, name: str) -> bytes:
         raise ModelError(f"{path} is a link to nothing") from None
 
 
-def _digest(folder: Path, found: Found) -> str:
+def _digest(folder: Path, contents: Found) -> str:
     """sha256 over the files that decide what the model computes."""
-    sha, texts = hashlib.sha256(), found.texts
-    for name in found.names:
-        if name == GENERATION and not _says_more(folder, texts[name], found.config):
+    sha, texts = hashlib.sha256(), contents.texts
+    for name in contents.names:
+        if name == GENERATION and not _says_more(folder, texts[name], contents.config):
             continue
         sha.update(name.encode() + b"\0")
         if name.endswith(SUFFIX):
@@ -179,13 +179,13 @@ def _opened(path: Path) -> Generator[Any]:
 def _says_more(folder: Path, data: bytes, config: Mapping[str, Any]) -> bool:
     """Whether generation settings say what config.json does not: those that transformers derives
     from it do not."""
-    own = read_object(folder / GENERATION, data)
-    stop_tokens(folder / GENERATION, own)
+    settings = read_object(folder / GENERATION, data)
+    stop_tokens(folder / GENERATION, settings)
     usual = {"output_attentions": False, "output_hidden_states": False, "use_cache": True}
     known = {**usual, **config}
     return any(
         value is not None and (key not in known or known[key] != value)
-        for key, value in own.items()
+        for key, value in settings.items()
         if key not in ("_from_model_config", "transformers_version")
     )
 

@@ -31,7 +31,7 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 PROBE = "fedsdr probe"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
     """What tokenizer and template have in common; `find_speech` finds it."""
 
@@ -68,8 +68,8 @@ class Speech:
     def _inside(self, text: str) -> list[int]:
         if self.inner is None:
             return _encoded(self.tokenizer, text)
-        found = self.added.search(text)
-        start = found.start() if found else len(text)
+        match = self.added.search(text)
+        start = match.start() if match else len(text)
         with encoding():
             ids = self.inner.encode(text[:start], add_special_tokens=False).ids
         return ids + _encoded(self.tokenizer, text[start:])
@@ -91,13 +91,13 @@ def find_speech(tokenizer: PreTrainedTokenizerFast, template: str) -> Speech:
     # A token of one character cannot be cut in two; no tokenizer has such a special one.
     reserved = {text for text in special | structure | ends if len(text) > 1}
     return Speech(
-        tokenizer,
-        template,
-        frozenset(cast(int, tokenizer.convert_tokens_to_ids(text)) for text in ends),
-        added,
-        re.compile(f"(?={_any_of(reserved).pattern}).", re.DOTALL),
-        _without_prefix(tokenizer),
-        _around(tokenizer),
+        tokenizer=tokenizer,
+        template=template,
+        ends=frozenset(cast(int, tokenizer.convert_tokens_to_ids(text)) for text in ends),
+        added=added,
+        reserved=re.compile(f"(?={_any_of(reserved).pattern}).", re.DOTALL),
+        inner=_without_prefix(tokenizer),
+        around=_around(tokenizer),
     )
 
 
@@ -130,8 +130,8 @@ def render_unguarded(
 
 def own_template(tokenizer: PreTrainedTokenizerFast) -> tuple[str, tuple[str, ...]]:
     """The tokenizer's chat template, or the plain one, and what is to be said about it."""
-    found: Any = tokenizer.chat_template
-    template = found.get("default") if isinstance(found, dict) else found
+    chat_template: Any = tokenizer.chat_template
+    template = chat_template.get("default") if isinstance(chat_template, dict) else chat_template
     if not isinstance(template, str):
         return named_template(tokenizer, "plain"), (NO_TEMPLATE,)
     if HALF.search(template):
@@ -225,7 +225,10 @@ def _bare(step: Any) -> Any:
         return None
     for key in ("normalizers", "pretokenizers"):
         if key in step:
-            return {**step, key: [bare for one in step[key] if (bare := _bare(one)) is not None]}
+            return {
+                **step,
+                key: [bare for inner in step[key] if (bare := _bare(inner)) is not None],
+            }
     match step["type"]:
         case "Prepend":
             return None

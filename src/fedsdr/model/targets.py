@@ -64,25 +64,25 @@ def choose_layers(
     """Those of the model's linear layers (without its head) that `targets` names. `rigid` are
     those that cannot be replaced in this model, `renamed` those that PEFT will not find."""
     named = _named(targets, layers, model_type)
-    found, notes = [name for name in layers if name in named], list[str]()
-    for barred, why in _barred(found, model_type, rigid, renamed):
+    chosen, notes = [name for name in layers if name in named], list[str]()
+    for barred, why in _barred(chosen, model_type, rigid, renamed):
         if targets not in PRESETS:
             raise RecipeError(
                 f"lora.targets {targets!r} names {_counted(barred)}: {why}; set lora.targets: "
                 "attention, or leave them out of the pattern"
             )
         notes.append(f"lora.targets {targets} leaves out {_counted(barred)}: {why}")
-        found = [name for name in found if name not in barred]
-    if not found and notes:
+        chosen = [name for name in chosen if name not in barred]
+    if not chosen and notes:
         raise ModelError(f"lora.targets {targets!r} matches no linear layer: {'; '.join(notes)}")
-    if not found:
+    if not chosen:
         tails = sorted(set(map(_tail, layers)))
         raise ModelError(
             f"lora.targets {targets!r} matches no linear layer of this model; its layers are "
             f"called {', '.join(tails)}, and there are the presets {', '.join(PRESETS)}."
             f"{nearest(targets, [*PRESETS, *tails])}"
         )
-    return Chosen(found, tuple(notes))
+    return Chosen(chosen, tuple(notes))
 
 
 def renamed_layers(net: PreTrainedModel, layers: Sequence[str]) -> frozenset[str]:
@@ -105,10 +105,10 @@ def _named(targets: str, layers: Sequence[str], model_type: str) -> set[str]:
 
 
 def _barred(
-    found: Sequence[str], model_type: str, rigid: Collection[str], renamed: Collection[str]
+    chosen: Sequence[str], model_type: str, rigid: Collection[str], renamed: Collection[str]
 ) -> Iterator[tuple[list[str], str]]:
     """Which of them cannot be adapted, and why."""
-    if fixed := [name for name in found if name in rigid]:
+    if fixed := [name for name in chosen if name in rigid]:
         yield (
             fixed,
             "the model reads their weights itself, or takes more from them than W x, so that an "
@@ -117,13 +117,13 @@ def _barred(
     schemes: Mapping[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
     scheme = "mixtral" if model_type == "mixtral" else schemes.get(model_type, "")  # as PEFT has it
     taken = EXPERTS.get(scheme, frozenset())
-    if lost := [name for name in found if _tail(name) in taken and name not in rigid]:
+    if lost := [name for name in chosen if _tail(name) in taken and name not in rigid]:
         yield (
             lost,
             f"in a model of this kind ({model_type}) PEFT {PEFT} takes them for the routed "
             "experts', and would not wear what they learnt",
         )
-    if moved := [n for n in found if n in renamed and n not in rigid and _tail(n) not in taken]:
+    if moved := [n for n in chosen if n in renamed and n not in rigid and _tail(n) not in taken]:
         yield (
             moved,
             f"in a model of this kind ({model_type}) PEFT {PEFT} looks for them under other names, "

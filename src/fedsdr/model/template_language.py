@@ -56,11 +56,11 @@ class Names(Namespace):
     """`namespace`, which holds no name of Python's own."""
 
     def __init__(*given: Any, **named: Any) -> None:
-        own, *pairs = given
+        instance, *pairs = given
         values: dict[Any, Any] = dict(*pairs, **named)
         for name in values:
             refuse_private(name)
-        Namespace.__init__(own, values)
+        Namespace.__init__(instance, values)
 
     def __setitem__(self, name: str, value: Any) -> None:
         refuse_private(name)
@@ -118,13 +118,13 @@ def answer(line: bytes) -> Mapping[str, str]:
     try:
         text = compiled(asked["template"]).render(asked["variables"])
     except Exception as error:
-        return {"failed": told(error)}
+        return {"failed": failure_text(error)}
     if len(text) > asked["most"]:
         return {"failed": f"it writes {len(text):,} characters, of a conversation that is short"}
     return {"text": text}
 
 
-def told(error: Exception) -> str:
+def failure_text(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:500]
 
 

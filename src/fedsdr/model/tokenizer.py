@@ -30,9 +30,9 @@ def read_tokenizer(folder: Path, given: Path, **common: Any) -> PreTrainedTokeni
     except BaseException as error:
         if not is_damage(error):
             raise
-        told = in_words(error).replace(str(given), str(folder))
+        message = in_words(error).replace(str(given), str(folder))
         raise ModelError(
-            f"{folder}: its tokenizer cannot be loaded ({type(error).__name__}: {told}); is "
+            f"{folder}: its tokenizer cannot be loaded ({type(error).__name__}: {message}); is "
             "tokenizer.json whole, and the model's own?"
         ) from error
     tokenizer.name_or_path = str(folder)

@@ -29,9 +29,9 @@ def rigid_layers(net: PreTrainedModel) -> frozenset[str]:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError) as error:
-        told = " ".join(str(error).split())[:300]
+        why = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{net.name_or_path}: {type(net).__name__} does not run on {net.device} ({told}); try "
+            f"{net.name_or_path}: {type(net).__name__} does not run on {net.device} ({why}); try "
             "another model.dtype, such as float32"
         ) from error
     if getattr(out, "past_key_values", None) is None:
@@ -39,7 +39,7 @@ def rigid_layers(net: PreTrainedModel) -> frozenset[str]:
             f"{net.name_or_path}: {type(net).__name__} keeps no keys and values of what it has "
             "read, so that it cannot generate here; take a model with attention"
         )
-    return frozenset(watch.found)
+    return frozenset(watch.rigid)
 
 
 class _Reads(TorchFunctionMode):
@@ -48,7 +48,7 @@ class _Reads(TorchFunctionMode):
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.layers, self.running, self.found = layers, list[nn.Module](), set[str]()
+        self.layers, self.running, self.rigid = layers, list[nn.Module](), set[str]()
         self.owner = {id(layer.weight): name for name, layer in layers.items()}
 
     @contextmanager
@@ -59,7 +59,7 @@ class _Reads(TorchFunctionMode):
         def leave(layer: nn.Module, _: object, out: object) -> None:
             self.running.pop()
             if not isinstance(out, Tensor):
-                self.found.add(self.owner[id(layer.weight)])
+                self.rigid.add(self.owner[id(layer.weight)])
 
         with ExitStack() as undo:
             for layer in self.layers.values():
@@ -78,5 +78,5 @@ class _Reads(TorchFunctionMode):
         for value in (*args, *given.values()):
             name = self.owner.get(id(value)) if isinstance(value, Tensor) else None
             if name is not None and self.layers[name] not in self.running:
-                self.found.add(name)
+                self.rigid.add(name)
         return func(*args, **given)

@@ -36,10 +36,10 @@ class Stored:
 def stored_weights(folder: Path, names: Collection[str], index: bytes | None) -> Stored:
     """Of a folder in which the files `names` stand: those of model.safetensors, or of its index."""
     if WEIGHTS in names:
-        files, said = [WEIGHTS], dict[str, str]()
+        files, indexed = [WEIGHTS], dict[str, str]()
     elif index is not None:
-        said = _index(folder / INDEX, index)
-        files = sorted(set(said.values()))
+        indexed = _index(folder / INDEX, index)
+        files = sorted(set(indexed.values()))
     elif any(name.endswith(SUFFIX) for name in names):
         raise ModelError(
             f"{folder}: its weights are called neither {WEIGHTS} nor is there a {INDEX} that names "
@@ -58,7 +58,7 @@ def stored_weights(folder: Path, names: Collection[str], index: bytes | None) ->
             if (other := holder.setdefault(tensor, name)) != name:
                 raise ModelError(f"{folder}: {shown(tensor)} stands in {other} and in {name}")
             numbers, size = numbers + min(count, 2 * width), size + width
-    for tensor, name in said.items():
+    for tensor, name in indexed.items():
         if holder.get(tensor) != name:
             raise ModelError(f"{folder}: {INDEX} says that {shown(tensor)} is in {name}: it is not")
     return Stored(tuple(files), len(holder), numbers, size)

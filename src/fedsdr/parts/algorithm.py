@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 from fedsdr.errors import RecipeError
@@ -86,6 +86,7 @@ class Term:
     ("R", "R.B")."""
 
     view: View
+    _: KW_ONLY
     forward: str
     train: str
     objective: Objective = field(default_factory=CrossEntropy)
@@ -106,6 +107,7 @@ class Stage:
     times `part`. `before` and `after` move whole branches without training them."""
 
     terms: tuple[Term, ...]
+    _: KW_ONLY
     when: When = EVERY_ROUND
     epochs: float | None = None
     part: float = 1.0
@@ -137,6 +139,7 @@ class Algorithm:
 
     name: str
     stages: tuple[Stage, ...]
+    _: KW_ONLY
     share: str = "R"
     deploys: Mapping[str, str | PerInput] = field(default_factory=lambda: {"global": "R"})
     combine: Combine = field(default_factory=Mean)
@@ -156,15 +159,15 @@ class Algorithm:
 
     def branches(self) -> tuple[str, ...]:
         """All branches that clients hold, in order of first use."""
-        found = dict[str, None]()
+        branches = dict[str, None]()
         for stage in self.stages:
             for term in stage.terms:
-                found.update(dict.fromkeys(split_mix(term.forward)))
-        found.update(dict.fromkeys(shared_branches(self)))
+                branches.update(dict.fromkeys(split_mix(term.forward)))
+        branches.update(dict.fromkeys(shared_branches(self)))
         for mix in self.deploys.values():
-            found.update(dict.fromkeys(split_mix(mix)))
-        found.update(dict.fromkeys(self.starts))
-        return tuple(branch for branch in found if branch != FOLD)
+            branches.update(dict.fromkeys(split_mix(mix)))
+        branches.update(dict.fromkeys(self.starts))
+        return tuple(branch for branch in branches if branch != FOLD)
 
     def personal(self) -> tuple[str, ...]:
         """The branches of which a client keeps a part, or all, to itself."""

@@ -53,5 +53,5 @@ def rectify(logits: Tensor, labels: Tensor) -> Tensor:
     the largest, or shares it, nothing changes."""
     label = labels[:, None]
     highest, at = logits.max(dim=1, keepdim=True)
-    own = logits.gather(1, label)
-    return logits.scatter(1, at, own).scatter(1, label, highest)
+    label_logit = logits.gather(1, label)
+    return logits.scatter(1, at, label_logit).scatter(1, label, highest)

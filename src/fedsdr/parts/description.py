@@ -69,15 +69,15 @@ def _lines(path: str, value: object, above: tuple[int, ...]) -> Iterator[tuple[s
     elif isinstance(value, Mapping):
         items: list[tuple[Any, Any]] = list(value.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         yield path, _short(f"{_kind(value)} of {', '.join(_named(key) for key, _ in items)}")
-        for key, own in items:
-            yield from _lines(f"{path}[{_named(key)}]", own, inside)
+        for key, item in items:
+            yield from _lines(f"{path}[{_named(key)}]", item, inside)
     elif isinstance(value, AbstractSet):
-        parts = sorted(str(list(_lines("", own, inside))) for own in _listed(value))
+        parts = sorted(str(list(_lines("", member, inside))) for member in _listed(value))
         yield path, f"{_kind(value)} of {len(parts)}: {_sha(str(parts))}"
     elif isinstance(value, Sequence):
         yield path, f"{_kind(value)} of {len(value)}"
-        for place, own in enumerate(_listed(value)):
-            yield from _lines(f"{path}[{place}]", own, inside)
+        for place, item in enumerate(_listed(value)):
+            yield from _lines(f"{path}[{place}]", item, inside)
     elif isinstance(value, FunctionType | MethodType | functools.partial):
         yield from _callable(path, value, inside)
     else:
@@ -120,10 +120,10 @@ def _callable(
         yield path, f"function {_name(value)}"
         if _foreign(value.__module__):
             yield f"{path} {CODE}", f"{PYTHON} {_sha(_code(value.__code__))}"
-        for place, own in enumerate(value.__defaults__ or ()):
-            yield from _lines(f"{path} (default {place})", own, inside)
-        for name, own in (value.__kwdefaults__ or {}).items():
-            yield from _lines(f"{path} (default {name})", own, inside)
+        for place, default in enumerate(value.__defaults__ or ()):
+            yield from _lines(f"{path} (default {place})", default, inside)
+        for name, default in (value.__kwdefaults__ or {}).items():
+            yield from _lines(f"{path} (default {name})", default, inside)
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
         for name, cell in cells:
             yield from _lines(f"{path} ({name})", _content(cell), inside)
@@ -137,8 +137,8 @@ def _object(path: str, value: object, inside: tuple[int, ...]) -> Iterator[tuple
     yield path, f"{_name(kind)}{' (its content cannot be described)' if hidden else ''}"
     if compiled := _methods(kind):
         yield f"{path} {CODE}", f"{PYTHON} {_sha(compiled)}"
-    for name, own in (attributes or {}).items():
-        yield from _lines(f"{path}.{name}", own, inside)
+    for name, attribute in (attributes or {}).items():
+        yield from _lines(f"{path}.{name}", attribute, inside)
 
 
 def _attributes(value: object) -> dict[str, Any] | None:
@@ -147,12 +147,12 @@ def _attributes(value: object) -> dict[str, Any] | None:
         return {"weights": digest({n: t for n, t in state.items() if isinstance(t, Tensor)})}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        found = {f.name: getattr(value, f.name, None) for f in fields}
+        values = {f.name: getattr(value, f.name, None) for f in fields}
         usual = {f.name: _default(f) for f in fields}
-        found = {n: v for n, v in found.items() if not _alike(v, usual[n])}
-        return {**found, **_extra(value, {f.name for f in fields})}
-    own = _extra(value, ())
-    return own if own or hasattr(value, "__dict__") else None
+        values = {n: v for n, v in values.items() if not _alike(v, usual[n])}
+        return {**values, **_extra(value, {f.name for f in fields})}
+    extra = _extra(value, ())
+    return extra if extra or hasattr(value, "__dict__") else None
 
 
 def _extra(value: object, but: Collection[str]) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def _extra(value: object, but: Collection[str]) -> dict[str, Any]:
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         names |= dict.fromkeys([slots] if isinstance(slots, str) else slots)
-    own = (n for n in names if n not in but and n not in ("__dict__", "__weakref__"))
-    return {name: getattr(value, name) for name in own if hasattr(value, name)}
+    kept = (n for n in names if n not in but and n not in ("__dict__", "__weakref__"))
+    return {name: getattr(value, name) for name in kept if hasattr(value, name)}
 
 
 def _default(field: dataclasses.Field[Any]) -> object:
@@ -179,25 +179,25 @@ def _alike(value: object, usual: object) -> bool:
 
 def _methods(kind: type) -> str:
     """What the code of a class and of those it inherits from was compiled to, but for ours."""
-    found = list[str]()
-    for one in kind.__mro__:
-        if not _foreign(one.__module__):
+    compiled = list[str]()
+    for base in kind.__mro__:
+        if not _foreign(base.__module__):
             continue
-        for name, member in sorted(vars(one).items()):
+        for name, member in sorted(vars(base).items()):
             for function in _functions(member):
                 if function.__code__.co_filename != "<string>":  # dataclasses write their own
-                    found.append(f"{one.__qualname__}.{name} {_code(function.__code__)}")
-    return "\n".join(found)
+                    compiled.append(f"{base.__qualname__}.{name} {_code(function.__code__)}")
+    return "\n".join(compiled)
 
 
 def _functions(member: object) -> Iterator[FunctionType]:
-    for own in (
+    for candidate in (
         (member.fget, member.fset)
         if isinstance(member, property)
         else (inspect.unwrap(getattr(member, "__func__", getattr(member, "func", member))),)  # pyright: ignore[reportArgumentType]
     ):
-        if isinstance(own, FunctionType):
-            yield own
+        if isinstance(candidate, FunctionType):
+            yield candidate
 
 
 def _code(code: CodeType) -> str:

@@ -57,16 +57,16 @@ class MeanAndResidual:
 
 def folded(shared: Mapping[str, Tensor], terms: Mapping[str, Sequence[Pair]]) -> dict[str, Tensor]:
     """P + Σ of these products, layer by layer; a layer of P that is zero is left out."""
-    kept, found = pairs(shared, FOLD), dict(shared)
+    kept, tensors = pairs(shared, FOLD), dict(shared)
     for layer, of in terms.items():
-        before = found.pop(f"{FOLD}/{layer}.W", kept.get(layer))
-        found = {n: t for n, t in found.items() if n[:-2] != f"{FOLD}/{layer}"}
+        before = tensors.pop(f"{FOLD}/{layer}.W", kept.get(layer))
+        tensors = {n: t for n, t in tensors.items() if n[:-2] != f"{FOLD}/{layer}"}
         after = lowrank.add(before, of, shared[f"R/{layer}.A"].dtype)
         if isinstance(after, Pair):
-            found |= named(FOLD, layer, after)
+            tensors |= named(FOLD, layer, after)
         elif after is not None:
-            found[f"{FOLD}/{layer}.W"] = after
-    return found
+            tensors[f"{FOLD}/{layer}.W"] = after
+    return tensors
 
 
 def _fresh(a: Tensor, state: ServerState, layer: str) -> Tensor:

@@ -89,9 +89,14 @@ class _Disturbed:
             return change
         width = change.shape[-1]
         drawn = torch.zeros(sum(self.tokens), width, dtype=change.dtype)
-        for k, own in enumerate(drawn.split(list(self.tokens))):
+        for k, client_rows in enumerate(drawn.split(list(self.tokens))):
             if k in chosen:
-                torch.randn(own.shape, generator=self.noise[k], dtype=own.dtype, out=own)
+                torch.randn(
+                    client_rows.shape,
+                    generator=self.noise[k],
+                    dtype=client_rows.dtype,
+                    out=client_rows,
+                )
         drawn = drawn.to(change.device)
         if change.dim() == 3:
             rows = self.lengths.numel()

@@ -9,7 +9,7 @@ from typing import Literal
 from fedsdr.parts.algorithm import Rule, Stage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSettings:
     epochs: float = 1.0
     steps: int | None = None

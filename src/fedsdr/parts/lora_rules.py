@@ -114,7 +114,7 @@ class PaddedMean:
             layer: of if self.weights == "norm" and sum(of) > 0 else counts
             for layer, of in norms.items()
         }
-        return {layer: [one / sum(of) for one in of] for layer, of in chosen.items()}
+        return {layer: [weight / sum(of) for weight in of] for layer, of in chosen.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,14 +38,14 @@ def term_losses(algorithm: Algorithm, round: int) -> list[TermLoss]:
         for t, term in enumerate(stage.terms)
     ]
     many = Counter(_name(term) for *_, term in there)
-    found = list[TermLoss]()
+    losses = list[TermLoss]()
     for s, t, term in there:
         name, where = _name(term), f"stage {s + 1}" + (f", term {t + 1}" if t else "")
         branches = frozenset(part.partition(".")[0] for part in split_mix(term.train))
-        found.append(
+        losses.append(
             TermLoss(of_term(s, t), f"{name} ({where})" if many[name] > 1 else name, branches)
         )
-    return found
+    return losses
 
 
 def main_loss(algorithm: Algorithm, round: int) -> TermLoss | None:

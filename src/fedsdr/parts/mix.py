@@ -22,7 +22,7 @@ def weights_of(text: str) -> dict[str, float]:
     """`"R+0.5*S"` -> `{"R": 1.0, "S": 0.5}`; the empty mix is the base alone."""
     if len(text) > LONGEST:
         raise RecipeError(f"mix {text!r}: longer than {LONGEST:,} characters")
-    found = dict[str, float]()
+    weights = dict[str, float]()
     for piece in text.split("+") if text.strip(" ") else ():
         match = _PART.fullmatch(piece.strip(" "))
         if match is None:
@@ -32,13 +32,13 @@ def weights_of(text: str) -> dict[str, float]:
         weight, name = float(match[1] or 1.0), match[2]
         if not weight <= HEAVIEST:
             raise RecipeError(f"mix {text!r}: {name} counts {weight:g}; {HEAVIEST:g} is the most")
-        if clash := next((known for known in found if _overlap(known, name)), None):
+        if clash := next((known for known in weights if _overlap(known, name)), None):
             also = "twice" if clash == name else f"beside {clash}, which shares numbers with it"
             raise RecipeError(f"mix {text!r}: {name} stands there {also}; name it once")
-        found[name] = weight
-    if found.get(FOLD, 1.0) != 1.0:
+        weights[name] = weight
+    if weights.get(FOLD, 1.0) != 1.0:
         raise RecipeError(f"mix {text!r}: {FOLD} is what the base became, and counts as it is")
-    return found
+    return weights
 
 
 def refuse_weights(what: str, text: str) -> None:

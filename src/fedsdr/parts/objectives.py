@@ -124,8 +124,8 @@ class CrossEntropy:
     (docs/method.md)."""
 
     def __call__(self, local: Local) -> Tensor:
-        found = local.predict()
-        return local.mean(found.nll(), found)
+        predicted = local.predict()
+        return local.mean(predicted.nll(), predicted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,27 +50,27 @@ def parse_selection(text: str) -> Selection:
 
 
 def _parse_rule(rule: str, text: str) -> Selection:
-    found = _RULE.fullmatch(rule)
-    if not found:
+    match = _RULE.fullmatch(rule)
+    if not match:
         known = ("none", "sdft", "facts", "task", "task+tests", "resample(4)", "resample(4, task)")
         raise RecipeError(
             f"selection {text!r} is not one of none, sdft, facts, task, resample(n), "
             "resample(n, rule), with +tests behind task and +nli(0.5, FOLDER) behind any."
             f"{nearest(rule, known)}"
         )
-    name, folder, least = found["rule"], found["folder"], 0.0
-    tests = found["tests"] is not None
+    name, folder, least = match["rule"], match["folder"], 0.0
+    tests = match["tests"] is not None
     if tests:
         if name != "task":
             raise RecipeError(f"selection {text!r}: +tests belongs to task; write task+tests")
         name += "+tests"
     if folder is not None:
         try:
-            least = float(found["least"])
+            least = float(match["least"])
         except ValueError:
             least = -1.0
         if not 0 < least < 1:
             raise RecipeError(f"selection {text!r}: nli's probability must lie between 0 and 1")
         name += f"+nli({least:g}, {folder})"
     classifier = Path(folder).expanduser() if folder is not None else None
-    return Selection(name, cast(Rule, found["rule"]), 1, tests, least, classifier)
+    return Selection(name, cast(Rule, match["rule"]), 1, tests, least, classifier)

@@ -37,8 +37,8 @@ def _explain(error: Any, root: type[BaseModel], above: str) -> str:
     message = ("as a key, " if is_key else "") + _message(error)
     given = error.get("input")
     plain = isinstance(given, (str, int, float, bool, type(None)))
-    told = f" (given: {shown(given, 200)})" if plain else ""
-    return f"{where}: {message}{told}" if where else message
+    ending = f" (given: {shown(given, 200)})" if plain else ""
+    return f"{where}: {message}{ending}" if where else message
 
 
 def _message(error: Any) -> str:

@@ -133,13 +133,13 @@ class _Reader:
         return deepcopy(value)
 
     def items(self, depth: int) -> list[Any]:
-        found = list[Any]()
+        values = list[Any]()
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
-            found.append(self.value(event, depth))
-        return found
+            values.append(self.value(event, depth))
+        return values
 
     def mapping(self, depth: int) -> dict[str, Any]:
-        found = dict[str, Any]()
+        values = dict[str, Any]()
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             self.check(event, depth)
             if not isinstance(event, yaml.ScalarEvent):
@@ -147,10 +147,10 @@ class _Reader:
             key = str(event.value)
             if not key:
                 self.refuse(event, "a key is missing before the colon")
-            if key in found:
+            if key in values:
                 self.refuse(event, f"key {key[:100]!r} is given twice")
-            found[key] = self.value(next(self.events), depth)
-        return found
+            values[key] = self.value(next(self.events), depth)
+        return values
 
     def scalar(self, event: Any) -> Any:
         text = str(event.value)
@@ -204,16 +204,16 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
     set_key(tree, path, load_yaml(value, f"--set {path[:200]}"), f"--set {change[:200]!r}")
 
 
-def set_key(tree: dict[str, Any], path: str, value: Any, told: str) -> None:
-    """tree["training"]["lr"] for "training.lr"; `told` begins the message where that cannot be."""
+def set_key(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """tree["training"]["lr"] for "training.lr"; `where` begins the message where that cannot be."""
     *parents, last = path.split(".")
     if len(parents) > DEEPEST:
-        raise RecipeError(f"{told}: the key has {len(parents) + 1} parts; none is so deep")
+        raise RecipeError(f"{where}: the key has {len(parents) + 1} parts; none is so deep")
     for parent in parents:
         if tree.get(parent) is None:
             tree[parent] = {}
         below: Any = tree[parent]
         if not isinstance(below, dict):
-            raise RecipeError(f"{told}: {parent!r} holds a value, not further keys")
+            raise RecipeError(f"{where}: {parent!r} holds a value, not further keys")
         tree = cast(dict[str, Any], below)
     tree[last] = value

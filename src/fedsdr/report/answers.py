@@ -94,7 +94,7 @@ def _question(row: Mapping[str, Any]) -> Question:
         if isinstance(judged, dict)
         else {}
     )
-    said = {short(mix): str(text or "") for mix, text in given.items()}
+    texts = {short(mix): str(text or "") for mix, text in given.items()}
     return Question(
         id=visible(short(row.get("id", ""))),
         prompt=_cut(str(row.get("prompt") or "")),
@@ -103,24 +103,24 @@ def _question(row: Mapping[str, Any]) -> Question:
             Answer(
                 visible(mix),
                 shared_words(_cut(reference), _cut(text)),
-                _remark(mix, said, reference),
+                _remark(mix, texts, reference),
                 visible(verdicts.get(mix, "")),
                 len(text) if len(text) > MOST_CHARACTERS else 0,
             )
-            for mix, text in said.items()
+            for mix, text in texts.items()
         ),
     )
 
 
-def _remark(mix: str, said: Mapping[str, str], reference: str) -> str:
-    if not said[mix].strip():
+def _remark(mix: str, texts: Mapping[str, str], reference: str) -> str:
+    if not texts[mix].strip():
         return "says nothing"
-    if same_words(said[mix], reference):
+    if same_words(texts[mix], reference):
         return "the reference, word for word"
-    for other in said:
+    for other in texts:
         if other == mix:
             break
-        if same_words(said[mix], said[other]):
+        if same_words(texts[mix], texts[other]):
             return f"as {visible(other)}"
     return ""
 

@@ -59,9 +59,9 @@ class Group:
     def finding(self, label: str, mix: str, measure: str) -> Finding | None:
         """The contrast of this model with the baseline."""
         side = f"{safe(label)}:{safe(mix)}"
-        found = self.comparison.findings if self.comparison else ()
+        findings = self.comparison.findings if self.comparison else ()
         return next(
-            (f for f in found if f.contrast.left == side and f.contrast.measure == measure), None
+            (f for f in findings if f.contrast.left == side and f.contrast.measure == measure), None
         )
 
 
@@ -79,24 +79,26 @@ def grouped(
     groups = list[Group]()
     for setting, part in parts.items():
         by_data = [part] if _paired(part) else _by_data(part)
-        for place, found in enumerate(by_data, start=1):
+        for place, runs in enumerate(by_data, start=1):
             name = "" if setting in ("", "all") and len(parts) == 1 else setting
             if len(by_data) > 1:
                 name = f"{name} data {place} of {len(by_data)}".strip()
-            groups.append(_group(name, found, contrasts))
+            groups.append(_group(name, runs, contrasts))
     return groups
 
 
 def flat(tree: Mapping[str, Any], stem: str = "") -> dict[str, str]:
     """`{"lora": {"R": {"rank": 8}}}` -> `{"lora.R.rank": "8"}`."""
-    found = dict[str, str]()
+    leaves = dict[str, str]()
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{stem}{key}.")
+            leaves |= flat(value, f"{stem}{key}.")
         elif not isinstance(value, Mapping):
             plain = isinstance(value, str)
-            found[short(f"{stem}{key}")] = short(value if plain else json.dumps(value, default=str))
-    return found
+            leaves[short(f"{stem}{key}")] = short(
+                value if plain else json.dumps(value, default=str)
+            )
+    return leaves
 
 
 def differing(records: Sequence[RunRecord]) -> list[str]:
@@ -120,7 +122,7 @@ def _paired(records: Sequence[RunRecord]) -> bool:
     worlds = dict[int | None, set[str]]()
     for record in records:
         worlds.setdefault(record.seed, set()).add(record.world)
-    return all(len(found) == 1 for found in worlds.values())
+    return all(len(of_seed) == 1 for of_seed in worlds.values())
 
 
 def _by_data(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
@@ -146,7 +148,7 @@ def _group(
             seed=record.seed or 0,
             world=record.world,
             lr=number((record.results or {}).get("lr")) or 0.0,
-            scores={safe(mix): found for mix, found in all_scores(record).items()},
+            scores={safe(mix): scores for mix, scores in all_scores(record).items()},
             base=record.base,
         )
         for label, of in runs.items()
@@ -159,11 +161,11 @@ def _group(
     tested = [m for m in shown if not m.endswith("_worst")]
     try:
         wanted = default_contrasts(results, tested) if contrasts is None else contrasts
-        found = compare(results, wanted, shown)
+        comparison = compare(results, wanted, shown)
     except RecipeError as error:
         notes.append(f"Nothing could be tested: {error}")
         return Group(setting, runs, None, shown, tuple(notes))
-    return Group(setting, runs, found, shown, (*notes, *found.notes))
+    return Group(setting, runs, comparison, shown, (*notes, *comparison.notes))
 
 
 def all_scores(record: RunRecord) -> dict[str, dict[str, float]]:
@@ -180,17 +182,17 @@ def _labelled(records: Sequence[RunRecord]) -> tuple[dict[str, list[RunRecord]],
     for record in records:
         methods.setdefault(record.method, []).append(record)
     runs, notes = dict[str, list[RunRecord]](), list[str]()
-    for method, own in methods.items():
-        seeds = [record.seed for record in own]
-        keys = differing(own) if len(set(seeds)) < len(seeds) else []
-        trees = [flat(record.recipe) for record in own]
+    for method, of_method in methods.items():
+        seeds = [record.seed for record in of_method]
+        keys = differing(of_method) if len(set(seeds)) < len(seeds) else []
+        trees = [flat(record.recipe) for record in of_method]
         usual = {
             key: Counter(tree.get(key, "–") for tree in trees).most_common(1)[0][0] for key in keys
         }
-        for record, tree in zip(own, trees, strict=True):
+        for record, tree in zip(of_method, trees, strict=True):
             apart = [(k, v) for k in keys if (v := tree.get(k, "–")) != usual[k]]
-            said = ", ".join(f"{_last(key, keys)}={value}" for key, value in apart)
-            label = f"{method} ({said})" if said else method
+            settings = ", ".join(f"{_last(key, keys)}={value}" for key, value in apart)
+            label = f"{method} ({settings})" if settings else method
             of = runs.setdefault(label, [])
             if any(other.seed == record.seed for other in of):
                 notes.append(

@@ -74,7 +74,7 @@ class Damage:
     verdict: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientDamage:
     """Counts over all rewrites of a client: as they came, and of those that are trained on."""
 
@@ -109,27 +109,27 @@ def kinds_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     speaks of every draft) counts where the row has no field of its own."""
     reasons = {reason.partition(":")[0] for reason in reasons_of(row)}
 
-    def said(field: str, reason: str) -> bool:
+    def reported(field: str, reason: str) -> bool:
         return bool(row[field]) if field in row else reason in reasons
 
-    found = {
-        "number-invented": said("numbers_invented", "invented-number"),
-        "number-lost": said("numbers_lost", "lost-number"),
-        "name-invented": said("names_invented", "invented-name"),
-        "name-lost": said("names_lost", "lost-name"),
-        "date": said("dates_lost", "lost-date") or said("dates_invented", "invented-date"),
-        "negation": said("negation_lost", "lost-negation")
-        or said("negation_invented", "invented-negation"),
+    present = {
+        "number-invented": reported("numbers_invented", "invented-number"),
+        "number-lost": reported("numbers_lost", "lost-number"),
+        "name-invented": reported("names_invented", "invented-name"),
+        "name-lost": reported("names_lost", "lost-name"),
+        "date": reported("dates_lost", "lost-date") or reported("dates_invented", "invented-date"),
+        "negation": reported("negation_lost", "lost-negation")
+        or reported("negation_invented", "invented-negation"),
         "answer": any(reason.endswith(_ANSWERS) for reason in reasons),
         "meaning": any(reason.endswith("-meaning") for reason in reasons),
         "language": "changed-language" in reasons,
-        "leak": said("leaks", "leak") or "about-the-task" in reasons,
+        "leak": reported("leaks", "leak") or "about-the-task" in reasons,
         "refusal": "refusal" in reasons,
         "truncated": "truncated" in reasons,
         "empty": "empty" in reasons,
         "too-long": (number(row.get("length_ratio")) or 0.0) > TOO_LONG,
     }
-    return tuple(kind for kind in KINDS if found[kind])
+    return tuple(kind for kind in KINDS if present[kind])
 
 
 def reasons_of(row: Mapping[str, Any]) -> tuple[str, ...]:

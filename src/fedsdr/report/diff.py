@@ -22,17 +22,17 @@ class Piece:
 
 def shared_words(reference: str, answer: str) -> tuple[Piece, ...]:
     """The answer cut into pieces, by whether the reference says them; whatever case it is in."""
-    said = list(_WORD.finditer(answer))
-    asked = [found.group().casefold() for found in _WORD.finditer(reference)]
-    if not said or not asked or max(len(said), len(asked)) > MOST_WORDS:
+    words = list(_WORD.finditer(answer))
+    asked = [match.group().casefold() for match in _WORD.finditer(reference)]
+    if not words or not asked or max(len(words), len(asked)) > MOST_WORDS:
         return (Piece(answer, False),) if answer else ()
-    matcher = SequenceMatcher(None, asked, [found.group().casefold() for found in said])
+    matcher = SequenceMatcher(None, asked, [match.group().casefold() for match in words])
     pieces: list[Piece] = []
     end = 0
     for block in matcher.get_matching_blocks():
-        inside = said[block.b : block.b + block.size]
+        inside = words[block.b : block.b + block.size]
         # A full stop in common is no agreement.
-        if not any(found.group()[0].isalnum() for found in inside):
+        if not any(match.group()[0].isalnum() for match in inside):
             continue
         start, stop = inside[0].start(), inside[-1].end()
         pieces += [Piece(answer[end:start], False), Piece(answer[start:stop], True)]
@@ -47,4 +47,4 @@ def same_words(one: str, other: str) -> bool:
 
 
 def _plain(text: str) -> list[str]:
-    return [w for found in _WORD.finditer(text) if (w := found.group().casefold())[0].isalnum()]
+    return [w for match in _WORD.finditer(text) if (w := match.group().casefold())[0].isalnum()]

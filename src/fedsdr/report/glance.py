@@ -15,7 +15,7 @@ from fedsdr.report.record import Row, RunRecord, State, natural
 TRAINING_LOSS = "training loss"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
     name: str
     method: str
@@ -50,7 +50,7 @@ def glance(record: RunRecord) -> Glance:
     split, scores = "validation", _last_validation(rows)
     if results is not None:
         split, scores = "test", scores_of(results.get("scores"))
-    measure = main_measure(m for found in scores.values() for m in found)
+    measure = main_measure(m for values in scores.values() for m in values)
     up, down = (total(record, key) for key in ("bytes_up", "bytes_down"))
     return Glance(
         name=record.name,
@@ -62,7 +62,7 @@ def glance(record: RunRecord) -> Glance:
         loss=number(last.get("loss")),
         measure=measure,
         split=split,
-        scores={mix: found[measure] for mix, found in scores.items() if measure in found},
+        scores={mix: values[measure] for mix, values in scores.items() if measure in values},
         bytes_up=up,
         bytes_down=down,
         seconds_left=_left(record, done, planned) if record.state == "running" else None,
@@ -71,19 +71,19 @@ def glance(record: RunRecord) -> Glance:
 
 def courses(record: RunRecord) -> tuple[str, list[Course]]:
     """The measure, and each client's course: on validation data by mix, else its training loss."""
-    found = dict[tuple[str, str], list[tuple[int, float]]]()
+    points_of = dict[tuple[str, str], list[tuple[int, float]]]()
     evaluated = [(row["round"], _by_client(row.get("scores"))) for row in record.validation]
     measure = main_measure(m for _, rows in evaluated for _, _, scores in rows for m in scores)
     for round, rows in evaluated:
         for mix, client, scores in rows:
             if measure in scores:
-                found.setdefault((client, mix), []).append((round, scores[measure]))
-    if not found:
+                points_of.setdefault((client, mix), []).append((round, scores[measure]))
+    if not points_of:
         measure = TRAINING_LOSS
         for row in record.rounds:
             for client, loss in _numbers(row.get("losses")).items():
-                found.setdefault((client, "training"), []).append((row["round"], loss))
-    ordered = sorted(found.items(), key=lambda of: (natural(of[0][0]), of[0][1]))
+                points_of.setdefault((client, "training"), []).append((row["round"], loss))
+    ordered = sorted(points_of.items(), key=lambda of: (natural(of[0][0]), of[0][1]))
     return measure, [
         Course(client, mix, tuple(r for r, _ in points), tuple(v for _, v in points))
         for (client, mix), points in ordered
@@ -110,15 +110,15 @@ def _last_validation(rows: Sequence[Row]) -> Mapping[str, Mapping[str, float]]:
     return next((s for row in reversed(rows) if (s := scores_of(row.get("validation")))), {})
 
 
-def scores_of(found: object) -> dict[str, dict[str, float]]:
-    scores = {mix: _numbers(values) for mix, values in _row(found).items()}
+def scores_of(by_mix: object) -> dict[str, dict[str, float]]:
+    scores = {mix: _numbers(values) for mix, values in _row(by_mix).items()}
     return {mix: values for mix, values in scores.items() if values}
 
 
-def _by_client(found: object) -> list[tuple[str, str, dict[str, float]]]:
+def _by_client(by_mix: object) -> list[tuple[str, str, dict[str, float]]]:
     return [
         (mix, client, _numbers(scores))
-        for mix, clients in _row(found).items()
+        for mix, clients in _row(by_mix).items()
         for client, scores in _row(clients).items()
     ]
 
@@ -140,16 +140,16 @@ def _left(record: RunRecord, done: int, planned: int | None) -> float | None:
     return max(0, planned - done) * seconds / len(rounds)
 
 
-def _numbers(found: object) -> dict[str, float]:
-    return {key: v for key, value in _row(found).items() if (v := number(value)) is not None}
+def _numbers(values: object) -> dict[str, float]:
+    return {key: v for key, value in _row(values).items() if (v := number(value)) is not None}
 
 
-def _row(found: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
+def _row(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
 
 
 def _at(tree: Row, *keys: str) -> object:
-    found: object = tree
+    value: object = tree
     for key in keys:
-        found = _row(found).get(key)
-    return found
+        value = _row(value).get(key)
+    return value

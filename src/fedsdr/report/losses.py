@@ -17,10 +17,10 @@ class Loss:
 
 def losses_of(row: Mapping[str, Any]) -> dict[str, Loss]:
     """The round's main loss first. Runs of older versions name none: theirs is ""."""
-    found = {str(row.get("loss_of") or ""): _loss(row.get("loss"), row.get("losses"))}
+    losses = {str(row.get("loss_of") or ""): _loss(row.get("loss"), row.get("losses"))}
     for name, other in _mapping(row.get("other_losses")).items():
-        found[str(name)] = _loss(_mapping(other).get("mean"), _mapping(other).get("clients"))
-    return found
+        losses[str(name)] = _loss(_mapping(other).get("mean"), _mapping(other).get("clients"))
+    return losses
 
 
 def loss_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -25,7 +25,7 @@ def higher_is_better(measure: str) -> bool | None:
 def measures_of(scores: Iterable[Mapping[str, Mapping[str, float]]]) -> tuple[str, ...]:
     """Those a page shows, of scores by model: Atlas's four or the loss first, then the worst
     client's."""
-    there = dict.fromkeys(m for of in scores for found in of.values() for m in found)
+    there = dict.fromkeys(m for of in scores for values in of.values() for m in values)
     first = [m for m in (*DEFAULT_MEASURES, "loss") if m in there]
     if not first:
         first = [m for m in there if not m.endswith(WORST)][:4]
@@ -43,10 +43,10 @@ def direction(measure: str) -> str:
 
 
 def axis_label(measure: str) -> str:
-    told, words = direction(measure), in_words(measure)
+    hint, words = direction(measure), in_words(measure)
     if measure.removesuffix(WORST) in IN_NATS:
         words += ", nats per token"
-    return f"{words} ({told})" if told else words
+    return f"{words} ({hint})" if hint else words
 
 
 def model_in_words(mix: str) -> str:

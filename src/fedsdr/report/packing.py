@@ -53,8 +53,8 @@ def stratified(entries: Sequence[Entry], seed: int = SEED) -> list[int]:
     turn one, drawn at random."""
     strata: dict[tuple[str, str, bool], list[int]] = {}
     for at, entry in enumerate(entries):
-        found = entry.damage
-        key = (found.client, found.kinds[0] if found.kinds else "", found.kept)
+        damage = entry.damage
+        key = (damage.client, damage.kinds[0] if damage.kinds else "", damage.kept)
         strata.setdefault(key, []).append(at)
     draw = Random(seed)
     piles = [strata[key] for key in sorted(strata)]
@@ -82,22 +82,22 @@ def _columns(entries: Sequence[Entry]) -> tuple[Mapping[str, Any], int]:
     columns: dict[str, list[Any]] = {}
     cut: dict[int, dict[str, int]] = {}
     for at, (entry, row) in enumerate(zip(entries, fetch(entries), strict=True)):
-        found = entry.damage
+        damage = entry.damage
         texts = {name: str(row.get(name) or "") for name in (*_TEXTS, "trained")}
         long = {name: len(text) for name, text in texts.items() if len(text) > MOST_CHARACTERS}
         if long:
             cut[at] = long
         add = {
             "id": visible(short(row.get("id", ""))),
-            "client": clients.number(visible(found.client)),
+            "client": clients.number(visible(damage.client)),
             "domain": domains.number(visible(short(row.get("domain") or ""))),
-            "kept": int(found.kept),
-            "kinds": sum(1 << kinds[kind] for kind in found.kinds),
+            "kept": int(damage.kept),
+            "kinds": sum(1 << kinds[kind] for kind in damage.kinds),
             "reasons": [reasons.number(visible(short(in_words(r)))) for r in reasons_of(row)],
-            "ratio": round(found.ratio, 3),
-            "verdict": verdicts.number(visible(short(found.verdict))) if found.verdict else -1,
+            "ratio": round(damage.ratio, 3),
+            "verdict": verdicts.number(visible(short(damage.verdict))) if damage.verdict else -1,
             **{name: _shown(texts[name]) for name in _TEXTS},
-            "trained": _trained(texts, found.kept),
+            "trained": _trained(texts, damage.kept),
             **{name: _listed(row.get(name)) for name in _MARKS},
         }
         for name, value in add.items():

@@ -42,11 +42,11 @@ DEFAULT = PageOptions()
 def render_report(records: Sequence[RunRecord], options: PageOptions = DEFAULT) -> str:
     """HTML of one run, or of several compared."""
     material = Material(records, options.include_texts, options.contrasts)
-    found, sections = verdict(material), all_sections(material)
+    summary, sections = verdict(material), all_sections(material)
     banner = _banner(records, options.include_texts)
     return render_page(
-        "report.html.j2", found.title, options, sections, "held" if banner else "none",
-        verdict=found, banner=banner, several=len(records) > 1,
+        "report.html.j2", summary.title, options, sections, "held" if banner else "none",
+        verdict=summary, banner=banner, several=len(records) > 1,
     )  # fmt: skip
 
 

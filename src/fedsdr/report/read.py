@@ -33,9 +33,9 @@ def read_records(paths: Sequence[Path]) -> list[RunRecord]:
     """Runs, folders of runs (a demo's) and folders of sweeps, as records in the order given."""
     # A page that stands among the runs is named too by `runs/*`.
     places = [path for path in paths if path.suffix != ".html" or path.is_dir()] or paths
-    found = [(run, path) for path in places for run in _runs_at(path)]
-    many, seen, read = len(found) > DETAILED, set[str](), list[RunRecord]()
-    for run, path in found:
+    runs = [(run, path) for path in places for run in _runs_at(path)]
+    many, seen, read = len(runs) > DETAILED, set[str](), list[RunRecord]()
+    for run, path in runs:
         record = read_cell(run, path) if run.is_file() else read_record(run, brief=many)
         # Of each method one run is shown in full.
         if many and run.is_dir() and record.method not in seen and len(seen) < DETAILED:
@@ -173,10 +173,10 @@ def _recipe(path: Path, notes: list[str]) -> tuple[str, Row]:
 
 
 def _results(file: Path, facts: Row, notes: list[str]) -> Row | None:
-    found = shaped_object(file, notes)
-    if found is not None and facts.get(SEAL) not in (None, sealed(file.read_bytes())):
+    results = shaped_object(file, notes)
+    if results is not None and facts.get(SEAL) not in (None, sealed(file.read_bytes())):
         notes.append(f"{file.name} is not what this run wrote: do not rely on its scores.")
-    return found
+    return results
 
 
 def _state(path: Path, facts: Row, results: Row | None) -> State:

@@ -21,7 +21,7 @@ STATES: Mapping[State, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """What is missing is None, or has no rows; what is damaged is a sentence in `notes`."""
 
@@ -46,8 +46,8 @@ class RunRecord:
 
     @property
     def method(self) -> str:
-        found = (self.results or {}).get("method") or self.facts.get("algorithm")
-        return short(found or "unknown method")
+        name = (self.results or {}).get("method") or self.facts.get("algorithm")
+        return short(name or "unknown method")
 
     @property
     def seed(self) -> int | None:
@@ -67,11 +67,11 @@ class RunRecord:
     def synthetic(self) -> bool:
         """Atlas made every text of this run: nothing in it is private. What was changed by hand is
         not believed."""
-        data, own = self.recipe.get("data"), self.facts.get("from_python")
-        if self.changed or not isinstance(data, Mapping) or not isinstance(own, Mapping):
+        data, from_python = self.recipe.get("data"), self.facts.get("from_python")
+        if self.changed or not isinstance(data, Mapping) or not isinstance(from_python, Mapping):
             return False
         rows = any(data.get(source) for source in ("file", "files", "test_files"))
-        return bool(data.get("atlas")) and not rows and own.get("clients") is False
+        return bool(data.get("atlas")) and not rows and from_python.get("clients") is False
 
     @property
     def unscored(self) -> str:

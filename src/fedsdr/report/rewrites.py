@@ -81,13 +81,13 @@ def _checked(record: RunRecord) -> bool:
     if not isinstance(chosen, Mapping):
         return True
     options = chosen.get("options")
-    own = options.get("selection") if isinstance(options, Mapping) else None
-    return (own or chosen.get("selection") or "none") != "none"
+    selection = options.get("selection") if isinstance(options, Mapping) else None
+    return (selection or chosen.get("selection") or "none") != "none"
 
 
 def _sentences(total: ClientDamage, measured: Sequence[Damage], checked: bool) -> list[str]:
     count = total.rewrites
-    found = [
+    sentences = [
         f"{total.kept:,} of {counted(count, 'rewrite')} ({share(total.kept / count)}) passed the "
         f"checks and are trained on; {total.fell_back:,} fell back to the raw answer."
         if checked
@@ -97,16 +97,16 @@ def _sentences(total: ClientDamage, measured: Sequence[Damage], checked: bool) -
         f"{total.written.get('too-long', 0):,} are over twice as long.",
     ]
     damaged = [row for row in measured if set(row.kinds) - {"too-long"}]
-    found.append(
+    sentences.append(
         f"Other damage was found in {len(damaged):,} ({share(len(damaged) / count)}), of which "
         f"{sum(row.kept for row in damaged):,} are trained on all the same."
     )
     if total.judged:
-        found.append(
+        sentences.append(
             f"By the exact verdict, {total.faithful:,} of {total.judged:,} "
             f"({share(total.faithful / total.judged)}) say what is true and nothing else."
         )
-    return found
+    return sentences
 
 
 def _sample_in_words(packed: Packed, read: Rewrites, without_texts: int) -> str:

@@ -21,8 +21,8 @@ LONGEST_SENTENCE = 2000
 
 def short(text: object, most: int = LONGEST_NAME) -> str:
     """A name is repeated all over a page: one of a megabyte would fill the memory."""
-    found = str(text)
-    return found if len(found) <= most else f"{found[: most - 1]}…"
+    name = str(text)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def visible(text: object) -> str:
@@ -31,5 +31,5 @@ def visible(text: object) -> str:
     return HIDDEN.sub(_named, str(text).replace("\r\n", "\n"))
 
 
-def _named(found: re.Match[str]) -> str:
-    return f"⟨U+{ord(found[0]):04X}⟩"
+def _named(match: re.Match[str]) -> str:
+    return f"⟨U+{ord(match[0]):04X}⟩"

@@ -148,8 +148,8 @@ class Pages:
 
 def _page(text: str) -> Response:
     """With the page's own policy as a header too, where it can also say who may frame it."""
-    found = POLICY.search(text)
-    policy = html.unescape(found[1]) if found else "default-src 'none'"
+    match = POLICY.search(text)
+    policy = html.unescape(match[1]) if match else "default-src 'none'"
     return HTMLResponse(
         text, headers={"Content-Security-Policy": f"{policy}; frame-ancestors 'none'"}
     )

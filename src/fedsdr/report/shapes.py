@@ -65,14 +65,14 @@ def each(shape: Shape) -> Shape:
     """A mapping from names that nobody knows beforehand."""
 
     def clean(value: Any, lost: set[str]) -> dict[str, Any]:
-        found = dict[str, Any]()
+        cleaned = dict[str, Any]()
         for key, inner in _mapping(value).items():
             try:
                 if inner is not None:
-                    found[short(key)] = shape(inner, lost)
+                    cleaned[short(key)] = shape(inner, lost)
             except Wrong:
                 lost.add(short(key))
-        return found
+        return cleaned
 
     return clean
 
@@ -81,16 +81,16 @@ def fields(known: Mapping[str, Shape], *needed: str) -> Shape:
     """A mapping of known names; others are not looked at, and null is as good as nothing."""
 
     def clean(value: Any, lost: set[str]) -> dict[str, Any]:
-        found, given = dict[str, Any](), _mapping(value)
+        cleaned, given = dict[str, Any](), _mapping(value)
         for key, shape in known.items():
             try:
                 if given.get(key) is not None:
-                    found[key] = shape(given[key], lost)
+                    cleaned[key] = shape(given[key], lost)
             except Wrong:
                 lost.add(key)
-        if any(key not in found for key in needed):
+        if any(key not in cleaned for key in needed):
             raise Wrong
-        return found
+        return cleaned
 
     return clean
 
@@ -119,31 +119,31 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _histogram(value: Any, lost: set[str]) -> dict[str, Any]:
-    found = fields(HISTOGRAM)(value, lost)
-    edges, counts = found.get("edges", []), found.get("counts", [])
+    histogram = fields(HISTOGRAM)(value, lost)
+    edges, counts = histogram.get("edges", []), histogram.get("counts", [])
     if len(counts) > len(edges) or any(not math.isfinite(edge) for edge in edges):
         raise Wrong
-    return found
+    return histogram
 
 
 def _diagnosed(value: Any, lost: set[str]) -> dict[str, Any]:
     """Matrices are over the clients that are named."""
-    found = fields(DIAGNOSIS, "clients", "views")(value, lost)
-    size = len(found["clients"])
-    for view in found["views"].values():
+    diagnosis = fields(DIAGNOSIS, "clients", "views")(value, lost)
+    size = len(diagnosis["clients"])
+    for view in diagnosis["views"].values():
         for key in [k for k, of in view.items() if k != "pca" and len(of["matrix"]) != size]:
             lost.add(key)
             del view[key]
-    return found
+    return diagnosis
 
 
 def _diagnostics(value: Any, lost: set[str]) -> dict[str, Any]:
-    found = fields(DIAGNOSTICS, "round", "clients")(value, lost)
-    for branch in found.get("branches", {}).values():
-        if len(branch.get("cosine", found["clients"])) != len(found["clients"]):
+    row = fields(DIAGNOSTICS, "round", "clients")(value, lost)
+    for branch in row.get("branches", {}).values():
+        if len(branch.get("cosine", row["clients"])) != len(row["clients"]):
             lost.add("cosine")
             del branch["cosine"]
-    return found
+    return row
 
 
 SCORES = each(each(number))  # mix -> measure -> value

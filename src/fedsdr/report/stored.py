@@ -16,8 +16,8 @@ LARGEST = 256 << 20  # bytes of one file; fedsdr writes none that large
 
 def shaped_object(file: Path, notes: list[str]) -> Row | None:
     """What one of the known files holds; None where there is no such file."""
-    found = json_object(file, notes)
-    return None if found is None else shaped(file, found, OBJECTS[file.name], notes)
+    content = json_object(file, notes)
+    return None if content is None else shaped(file, content, OBJECTS[file.name], notes)
 
 
 def shaped_rows(file: Path, notes: list[str]) -> list[Row]:
@@ -50,7 +50,7 @@ def shaped_rows(file: Path, notes: list[str]) -> list[Row]:
 
 def json_object(file: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
-        found: Any = json.loads(_bytes(file))
+        content: Any = json.loads(_bytes(file))
     except FileNotFoundError:
         return None
     except CorruptArtifact as error:
@@ -59,16 +59,16 @@ def json_object(file: Path, notes: list[str]) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         notes.append(f"{file.name} cannot be read ({error}); the page is without it.")
         return None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         notes.append(f"{file.name} is damaged: it holds no JSON object; the page is without it.")
         return None
-    return cast("dict[str, Any]", found)
+    return cast("dict[str, Any]", content)
 
 
-def shaped(file: Path, found: Any, shape: Shape, notes: list[str]) -> Row | None:
+def shaped(file: Path, content: Any, shape: Shape, notes: list[str]) -> Row | None:
     lost = set[str]()
     try:
-        value = shape(found, lost)
+        value = shape(content, lost)
     except Wrong:
         notes.append(f"{file.name} does not hold what fedsdr writes; the page is without it.")
         return None

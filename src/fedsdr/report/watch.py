@@ -52,12 +52,12 @@ class Library:
 
     def places(self) -> dict[str, Place]:
         """By id, in the order of their names."""
-        found = list[Path]()
+        paths = list[Path]()
         for path in _runs_below(str(self.root), 0):
-            found.append(Path(path))
-            if len(found) == MOST:
+            paths.append(Path(path))
+            if len(paths) == MOST:
                 break
-        places = [self._place(path) for path in found]
+        places = [self._place(path) for path in paths]
         return {place.id: place for place in sorted(places, key=lambda p: natural(p.name))}
 
     def find(self, ids: Sequence[str]) -> list[Place]:
@@ -130,10 +130,10 @@ def _traces(run: Path, whole: bool) -> Iterator[tuple[object, ...]]:
 
 def _trace(file: Path) -> tuple[object, ...]:
     try:
-        found = file.lstat()
+        stat = file.lstat()
     except OSError:
         return ()
-    return file.name, found.st_ino, found.st_size, found.st_mtime_ns
+    return file.name, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _refuse_links(place: Place) -> None:
@@ -151,8 +151,8 @@ def _refuse_links(place: Place) -> None:
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError:  # removed a moment ago, or not for this user
         return []
 

@@ -257,14 +257,14 @@ def _canonical(value: JSON) -> bytes:
     return text.encode() + b"\n"
 
 
-def _difference(folder: Path, written: Mapping[str, Any], found: Mapping[str, bytes]) -> str:
+def _difference(folder: Path, written: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
     """Which file is to blame, as far as a `state.json` that is itself under suspicion can tell."""
-    expected = _fingerprints(found)
-    for name in sorted({*written, *found}):
-        if name not in found:
+    expected = _fingerprints(files)
+    for name in sorted({*written, *files}):
+        if name not in files:
             return f"{folder / name} is missing"
         if name not in written:
             return f"{folder / name} does not belong to this artifact"
         if written[name] != expected[name]:
-            return f"{folder / name} ({len(found[name])} bytes) is not what was written"
+            return f"{folder / name} ({len(files[name])} bytes) is not what was written"
     return f"{folder / STATE} is not what was written"

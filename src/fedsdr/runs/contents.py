@@ -69,8 +69,8 @@ def private_parts(root: Path) -> list[Path]:
 
 def _foreign(folder: Path, deep: bool, top: bool) -> Iterator[Path]:
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except OSError:  # gone meanwhile, or not for this user: whoever needs it says so
         return
     for entry in entries:
@@ -85,8 +85,8 @@ def _private(folder: Path, at: PurePosixPath) -> tuple[bool, list[Path]]:
     """Whether anything in this folder stays, and what does not."""
     stays, gone = False, list[Path]()
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error.strerror}; purge again") from error
     for entry in entries:
@@ -117,7 +117,7 @@ def _holds_texts(page: Path) -> bool:
     """As the page itself says, whatever it is called; one that says nothing may."""
     try:
         with open_plain(page, LARGEST, RunError, follow=False) as file:
-            found = PAGE.search(file.read(HEAD))
+            match = PAGE.search(file.read(HEAD))
     except (RunError, OSError):
         return True
-    return found is None or found[1] != b"none"
+    return match is None or match[1] != b"none"

@@ -53,13 +53,13 @@ class Written:
 
     def after(self, root: Path, round: int) -> Written:
         """With the rows that were written since, which are those of this round."""
-        found = dict[str, tuple[Mark, ...]]()
+        marks = dict[str, tuple[Mark, ...]]()
         for file in self.files:
             known = self.marks.get(file, ())
             last = known[-1] if known else Mark(0)
             added = list(_lines(root / file, last.bytes))
-            found[file] = _thinned((*known, last.after(round, added)))
-        return Written(self.files, found)
+            marks[file] = _thinned((*known, last.after(round, added)))
+        return Written(self.files, marks)
 
     def verify(self, root: Path) -> None:
         """Refuse rows that are not those written up to the checkpoint, and drop what came after."""
@@ -85,7 +85,7 @@ def read_written(files: tuple[str, ...], facts: Mapping[str, Any]) -> Written:
 def trusted(root: Path, files: tuple[str, ...], round: int) -> Written:
     """Of a run whose checkpoints do not know its rows yet: those of rounds up to this one as they
     are, if they can be such rows."""
-    found = dict[str, tuple[Mark, ...]]()
+    marks = dict[str, tuple[Mark, ...]]()
     for file in files:
         path, last, newest, before = root / file, Mark(round), 0, b""
         for number, line in enumerate(_lines(path, 0), start=1):
@@ -95,8 +95,8 @@ def trusted(root: Path, files: tuple[str, ...], round: int) -> Written:
             newest, before = of, line
             if of <= round:
                 last = last.after(round, [line])
-        found[file] = (last,)
-    written = Written(files, found)
+        marks[file] = (last,)
+    written = Written(files, marks)
     written.verify(root)
     return written
 
@@ -106,13 +106,13 @@ def _verify(path: Path, marks: tuple[Mark, ...]) -> None:
     last = marks[-1] if marks else Mark(0)
     seen, lines = Mark(0), _lines(path, 0, last.bytes)
     for mark in marks:
-        own = list(islice(lines, mark.rows - seen.rows))
-        before, seen = seen, seen.after(mark.round, own)
+        rows = list(islice(lines, mark.rows - seen.rows))
+        before, seen = seen, seen.after(mark.round, rows)
         if seen == mark:
             continue
         if not os.path.lexists(path):
             raise _damaged(path, "it is missing")
-        place = _culprit(before, mark, own)
+        place = _culprit(before, mark, rows)
         if place is None and seen.rows < mark.rows:
             raise _damaged(path, f"it ends after line {seen.rows}, {last.rows} were written")
         raise _damaged(path, f"{place or _place(before, mark)} is not what this run wrote")

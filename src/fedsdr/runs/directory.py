@@ -289,10 +289,10 @@ class RunDirectory:
     def _written_as(self, at: str) -> tuple[Mapping[str, Any], str] | None:
         """What an artifact says about its place, and its digest, if it looks like one of this run
         that was written there; its tensors are not read."""
-        found = written_as(self.inside(at))
-        about = found[0].get("about", {}) if found else {}
-        own = about.get("at") == at and about.get("run") == self.facts().get("run")
-        return (about, found[1]) if found and own else None
+        written = written_as(self.inside(at))
+        about = written[0].get("about", {}) if written else {}
+        ours = about.get("at") == at and about.get("run") == self.facts().get("run")
+        return (about, written[1]) if written and ours else None
 
     def _clients(self) -> list[str]:
         return safe_names(artifacts_in(self.root / "clients"))

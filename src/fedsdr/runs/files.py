@@ -142,7 +142,7 @@ def read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         *lines, _torn = read_plain(path, LARGEST, CorruptArtifact, follow=False).split(b"\n")
     except FileNotFoundError:
         return []
-    found: list[tuple[bytes, dict[str, Any]]] = []
+    rows: list[tuple[bytes, dict[str, Any]]] = []
     for number, line in enumerate(lines, start=1):
         try:
             if not line.startswith(b"{"):
@@ -152,8 +152,8 @@ def read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
             if number == len(lines) and not _torn:
                 break
             raise CorruptArtifact(f"{path}, line {number} is damaged: {error}") from error
-        found.append((line + b"\n", row))
-    return found
+        rows.append((line + b"\n", row))
+    return rows
 
 
 def pretty(value: JSON) -> str:

@@ -110,11 +110,11 @@ def kind_of(path: Path) -> str | None:
 
 
 def _refuse_unless_plain(handle: int, path: Path, most: int, refuse: type[FedsdrError]) -> None:
-    found = os.fstat(handle)
-    if kind := _kind(found.st_mode):
+    status = os.fstat(handle)
+    if kind := _kind(status.st_mode):
         raise refuse(f"{path}: is {kind}, not a file")
-    if found.st_size > most:
-        there, limit = _size(found.st_size), _size(most)
+    if status.st_size > most:
+        there, limit = _size(status.st_size), _size(most)
         raise refuse(f"{path} has {there}, more than the {limit} that are read here")
 
 

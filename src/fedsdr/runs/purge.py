@@ -113,15 +113,15 @@ def _strip(audit: Path) -> None:
     if not audit.exists():
         return
     try:
-        rows = [(line, row, _told(row)) for line, row in files.read_lines(audit)]
+        rows = [(line, row, _without_texts(row)) for line, row in files.read_lines(audit)]
         torn = sum(len(line) for line, _, _ in rows) != audit.lstat().st_size
-        if torn or any(row != told for _, row, told in rows):
-            files.write_rows_atomic(audit, (told for _, _, told in rows))
+        if torn or any(row != kept for _, row, kept in rows):
+            files.write_rows_atomic(audit, (kept for _, _, kept in rows))
     except (RunError, CorruptArtifact, ValueError):
         _remove(audit.parent, audit)
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+def _without_texts(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name in NAMES or _is_number(value)}
 
 
@@ -175,8 +175,8 @@ def _measured(path: Path, device: int) -> Purged:
 
 
 def _sum(sizes: Iterable[Purged]) -> Purged:
-    found = list(sizes)
-    return Purged(*(sum(getattr(s, of) for s in found) for of in ("files", "bytes", "linked")))
+    parts = list(sizes)
+    return Purged(*(sum(getattr(s, of) for s in parts) for of in ("files", "bytes", "linked")))
 
 
 def _unremovable(path: Path, error: OSError) -> RunError:

@@ -43,4 +43,12 @@ def read_spooled(run: RunDirectory, round: int, client_id: str) -> Update:
     except (KeyError, TypeError) as error:
         raise CorruptArtifact(f"the update of client {client_id!r} lacks {error}") from error
     shared = stored.tensors.get("shared", {})
-    return Update(run_id, number, client_id, base, weight, shared, metrics)
+    return Update(
+        run=run_id,
+        round=number,
+        client_id=client_id,
+        base_digest=base,
+        weight=weight,
+        shared=shared,
+        metrics=metrics,
+    )

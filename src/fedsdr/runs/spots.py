@@ -31,7 +31,7 @@ def update_at(client_id: str, round: int) -> str:
 
 
 def round_numbers(names: Iterable[str]) -> list[int]:
-    return sorted(int(found[1]) for name in names if (found := ROUND.fullmatch(name)))
+    return sorted(int(match[1]) for name in names if (match := ROUND.fullmatch(name)))
 
 
 def newest(rounds: Iterable[int], before: int) -> int | None:

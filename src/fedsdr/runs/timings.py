@@ -48,10 +48,10 @@ def keep_timings(run: RunDirectory, last_round: int) -> None:
 def _timed(line: bytes) -> tuple[int, str]:
     """The round and the phase of a row; a round of −1 if it is none."""
     try:
-        found: Any = json.loads(line.decode("ascii"))
+        value: Any = json.loads(line.decode("ascii"))
     except (ValueError, RecursionError):
         return -1, ""
-    row = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    row = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     number, phase, seconds = row.get("round"), row.get("phase"), row.get("seconds")
     if type(number) is not int or not isinstance(phase, str) or not line.endswith(b"\n"):
         return -1, ""

@@ -125,13 +125,13 @@ def _run(code: str, tests: str, timeout: float, memory_mb: int) -> Outcome:
         "code": code,
     }
     # The token is told to the process of the tests alone, in which no line of the program runs.
-    told = {**limits, "role": "tests", "tests": tests, "token": token}
+    task = {**limits, "role": "tests", "tests": tests, "token": token}
     with ExitStack() as ends:
         asked, ask = _pipe(ends)
         answered, answer = _pipe(ends)
         output, output_end = _pipe(ends)
         program = Jailed({**limits, "role": "program"}, asked, answer, output_end)
-        tester = Jailed(told, answered, ask, output_end)
+        tester = Jailed(task, answered, ask, output_end)
         with program, tester:
             for end in (asked, ask, answered, answer, output_end):
                 os.close(end)
@@ -173,7 +173,7 @@ def _listen(
                     tester.hear(key.fd, piece)
             if much > _OUTPUT_BYTES or program.overdrawn() or tester.overdrawn():
                 return shown, "quota"
-            if not began and b"\n" in program.said and b"\n" in tester.said:
+            if not began and b"\n" in program.heard and b"\n" in tester.heard:
                 began, end = True, time.monotonic() + timeout
             # Tests to which nobody answers any more say nothing of how the program ended.
             ended = tester.over() and (tester.word != "gone" or program.over())
@@ -186,8 +186,8 @@ def _listen(
 
 def _judge(program: Jailed, tester: Jailed, token: str, shown: bytes, late: str) -> Outcome:
     output = shown.decode("utf-8", "replace")
-    for one in (program, tester):
-        first = one.said.decode("utf-8", "replace").split("\n")[0]
+    for jailed in (program, tester):
+        first = jailed.heard.decode("utf-8", "replace").split("\n")[0]
         if first != "ready":
             raise SandboxError(first or "the walled-in Python did not start")
         if late == "quota":  # which it may be before the tests' own process is up

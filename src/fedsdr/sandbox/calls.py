@@ -39,8 +39,8 @@ class Side:
     def __init__(self, inward: int, outward: int, program: bool) -> None:
         self._in, self._out, self._program = inward, outward, program
         self._verbs = PROGRAM_VERBS if program else TESTS_VERBS
-        self._own = list[Any]()
-        self._numbers = dict[int, int]()  # id -> number, of objects that are kept in `_own`
+        self._objects = list[Any]()
+        self._numbers = dict[int, int]()  # id -> number, of objects that are kept in `_objects`
         self._far = dict[int, Far]()
         self.gone = self.offered = False
 
@@ -170,9 +170,9 @@ class Side:
             name = getattr(value, "__name__", None)
             if isinstance(name, str) and getattr(builtins, name, None) is value:
                 return {"builtin": name}
-        number = self._numbers.setdefault(id(value), len(self._own))
-        if number == len(self._own):
-            self._own.append(value)
+        number = self._numbers.setdefault(id(value), len(self._objects))
+        if number == len(self._objects):
+            self._objects.append(value)
         return {"mine": number}
 
     def decode(self, value: Any) -> Any:
@@ -193,7 +193,7 @@ class Side:
         if kind in COLLECTIONS:
             return COLLECTIONS[kind]([self.decode(v) for v in held])
         if kind == "yours":
-            return self._own[held]
+            return self._objects[held]
         if kind == "builtin" and self._program:
             return getattr(builtins, held)
         if kind == "mine" and type(held) is int:

@@ -161,20 +161,20 @@ def tests(task: dict[str, str], side: Side) -> str:
 def standard_imports(code: str) -> dict[str, Any]:
     """What the program takes from the standard library at its top level, the tests may use too:
     the library's own, not what the program has made of it."""
-    found: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     try:
         body = ast.parse(code).body
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return found
+        return namespace
     for node in body:
         named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         if named and {n.partition(".")[0] for n in named} <= sys.stdlib_module_names:
             try:
-                exec(compile(ast.Module([node], []), "imports", "exec"), found)
+                exec(compile(ast.Module([node], []), "imports", "exec"), namespace)
             except (ImportError, AttributeError):
                 continue
-    return {name: v for name, v in found.items() if name not in dir(builtins)}
+    return {name: v for name, v in namespace.items() if name not in dir(builtins)}
 
 
 def build_walls(task: dict[str, int]) -> None:
@@ -210,8 +210,8 @@ def own_file_system(folder: str, task: dict[str, int]) -> bool:
                 ("uid_map", f"{user} {user} 1"),
                 ("gid_map", f"{group} {group} 1"),
             ):
-                with open(f"/proc/self/{file}", "w") as told:
-                    told.write(line)
+                with open(f"/proc/self/{file}", "w") as entry:
+                    entry.write(line)
         except OSError:
             return False
     size = f"size={task['disk']},nr_inodes={task['files']},mode=700"

@@ -24,7 +24,7 @@ class Jailed:
 
     def __init__(self, task: Mapping[str, Any], inward: int, outward: int, output: int) -> None:
         self._task, self._pipes, self._output = task, (inward, outward), output
-        self.said = b""
+        self.heard = b""
         self.report = -1
         self._silent = self._killed = False
 
@@ -50,13 +50,13 @@ class Jailed:
     def hear(self, pipe: int, piece: bytes) -> None:
         """Nothing, where the pipe is at its end."""
         if pipe == self.report:
-            self.said = (self.said + piece)[:KEPT]
+            self.heard = (self.heard + piece)[:KEPT]
             self._silent = not piece
 
     @property
     def word(self) -> str:
         """Its last one: how it ended."""
-        return self.said.decode("utf-8", "replace").partition("\n")[2].partition("\n")[0]
+        return self.heard.decode("utf-8", "replace").partition("\n")[2].partition("\n")[0]
 
     def over(self) -> bool:
         """Whether it has ended by itself, and all that it said is heard."""
@@ -90,13 +90,13 @@ class Jailed:
 
     def _started(self, report_end: int) -> subprocess.Popen[bytes]:
         pipes, folder = (report_end, *self._pipes), self._folder.name
-        with tempfile.TemporaryFile() as told:
-            told.write(json.dumps(self._task).encode("ascii"))
-            told.seek(0)
+        with tempfile.TemporaryFile() as task_file:
+            task_file.write(json.dumps(self._task).encode("ascii"))
+            task_file.seek(0)
             try:
                 return subprocess.Popen(
                     [sys.executable, "-s", "-S", "-B", "-P", str(JAIL), *map(str, pipes)],
-                    stdin=told,
+                    stdin=task_file,
                     stdout=self._output,
                     stderr=self._output,
                     pass_fds=pipes,

@@ -30,20 +30,20 @@ def answer(site: Site, group: Sequence[Order]) -> Iterator[Report]:
     with site.lora.folded(group[0].shared):
         answers = model.answer(asked, room)
     for order, rows, texts in zip(group, asked, answers, strict=True):
-        said = site.said.setdefault(order.client_id, {})
+        by_model = site.answers.setdefault(order.client_id, {})
         if not order.mix:
-            said.clear()
-        said[order.mix or BASE] = texts
+            by_model.clear()
+        by_model[order.mix or BASE] = texts
         if rows:
-            site.run.save_private_rows(order.client_id, ANSWERS, _rows(site, rows, said))
+            site.run.save_private_rows(order.client_id, ANSWERS, _rows(site, rows, by_model))
         yield Report(order.run, order.round, order.client_id, "answer", {"answers": len(rows)})
 
 
 def _rows(
-    site: Site, asked: Sequence[Example], said: Mapping[str, Sequence[str]]
+    site: Site, asked: Sequence[Example], by_model: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, Any]]:
     for place, example in enumerate(asked):
-        answers = {model: texts[place] for model, texts in said.items()}
+        answers = {model: texts[place] for model, texts in by_model.items()}
         row: dict[str, Any] = {
             "id": example.id,
             "prompt": example.prompt,

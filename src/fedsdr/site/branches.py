@@ -73,11 +73,11 @@ class Branches:
 
     def private(self, flats: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of one client's branches [P], what is its own and never leaves it."""
-        own = self.algorithm.personal()
+        personal = self.algorithm.personal()
         return {
             n: t.cpu().clone()
             for n, t in self._all(flats)
-            if n.partition("/")[0] in own and not self.is_shared(n)
+            if n.partition("/")[0] in personal and not self.is_shared(n)
         }
 
     def first(self) -> dict[str, Tensor]:
@@ -106,8 +106,8 @@ class Branches:
         """K clients' branches as they are, to deploy or to train on, and a copy as an anchor.
         `shared`: the same for all, or what was sent to each."""
         sent = [shared] * len(states) if isinstance(shared, Mapping) else shared
-        own = [self.assemble(state, down) for state, down in zip(states, sent, strict=True)]
-        flats = {b: torch.stack([one[b] for one in own]) for b in self.start}
+        clients = [self.assemble(state, down) for state, down in zip(states, sent, strict=True)]
+        flats = {b: torch.stack([branches[b] for branches in clients]) for b in self.start}
         return flats, {b: flat.clone() for b, flat in flats.items()}
 
     def begin(
@@ -148,8 +148,8 @@ def own_blocks(algorithm: Algorithm, layers: Iterable[str]) -> range:
 
 def block_of(name: str) -> int:
     """The number of the block that a layer belongs to; -1 outside all blocks."""
-    found = re.search(r"\.(\d+)\.", name)
-    return int(found[1]) if found else -1
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match[1]) if match else -1
 
 
 def filled(tensor: Tensor, shape: torch.Size) -> Tensor:

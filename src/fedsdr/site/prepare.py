@@ -59,17 +59,19 @@ def examples(
     texts, audit = rewrite(
         site.lora,
         client_id,
-        raw,
-        parse_selection(view.selection),
-        site.rewriting,
-        site.cache,
-        teacher,
+        examples=raw,
+        selection=parse_selection(view.selection),
+        how=site.rewriting,
+        cache=site.cache,
+        teacher=teacher,
         include_texts=True,  # for the client's own eyes
         note=site.note,
         less=less,
     )
     who = (teacher or Teacher()).digest
-    check_used(site.run, client_id, str(view), who, texts, audit, site.note)
+    check_used(
+        site.run, client_id, view=str(view), teacher=who, texts=texts, audit=audit, note=site.note
+    )
     site.audit[client_id] = audit
     return texts
 

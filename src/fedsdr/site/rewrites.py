@@ -27,21 +27,21 @@ def rewrite(site: Site, group: Sequence[Order]) -> Iterator[Report]:
     for order in group:
         views = site.algorithm.rewritten_views()
         late = any(view.teacher == "global" for view in views)
-        told: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if views and late == bool(order.round):
-            told = _by_global(site, order) if late else _by_base(site, order)
-        yield Report(order.run, order.round, order.client_id, "rewrite", told)
+            values = _by_global(site, order) if late else _by_base(site, order)
+        yield Report(order.run, order.round, order.client_id, "rewrite", values)
 
 
 def _by_base(site: Site, order: Order) -> dict[str, Any]:
     for view in site.algorithm.rewritten_views():
         token_rows(site, order.client_id, view)
-    told = _told(site, order.client_id)
+    values = _told(site, order.client_id)
     client, audit = site.clients[order.client_id], site.audit[order.client_id]
     rows = list(_rewrites(site, client, audit))
     if differs(site.run.private_file(order.client_id, REWRITES), rows_text(rows), site.note):
         site.run.save_private_rows(order.client_id, REWRITES, rows)
-    return told
+    return values
 
 
 def _by_global(site: Site, order: Order) -> dict[str, Any]:
@@ -51,15 +51,15 @@ def _by_global(site: Site, order: Order) -> dict[str, Any]:
     view = next(v for v in site.algorithm.rewritten_views() if v.teacher == "global")
     flats = site.branches.stack(state.tensors.get("teacher", {}))
     examples(site, order.client_id, view, Teacher(state.meta["teacher"], flats))
-    told = _told(site, order.client_id)
+    values = _told(site, order.client_id)
     client, audit = site.clients[order.client_id], site.audit.pop(order.client_id)
     site.run.save_private_rows(order.client_id, REWRITES, _rewrites(site, client, audit))
-    return told
+    return values
 
 
 def _told(site: Site, client_id: str) -> dict[str, Any]:
     """The means; and where the truth is known, how many of what it trains on are faithful."""
-    told: dict[str, Any] = {"audit": asdict(client_audit(site.audit[client_id]))}
+    values: dict[str, Any] = {"audit": asdict(client_audit(site.audit[client_id]))}
     if site.truth is not None:
         view, *_others = site.algorithm.rewritten_views()
         kinds = dict[str, list[int]]()
@@ -67,8 +67,8 @@ def _told(site: Site, client_id: str) -> dict[str, Any]:
             kind, faithful = site.truth.faithful(example)
             of = kinds.setdefault(kind, [0, 0])
             of[0], of[1] = of[0] + faithful, of[1] + 1
-        told["faithful"] = kinds
-    return told
+        values["faithful"] = kinds
+    return values
 
 
 def _rewrites(
@@ -96,5 +96,5 @@ def _facts(example: Example, row: AuditRow, written: str) -> dict[str, tuple[str
     """What the audit counts, by name; looked for again only where it counted something."""
     if not (row.numbers_lost or row.numbers_invented or row.names_lost or row.names_invented):
         return dict.fromkeys(FACTS, ())
-    found = compare_facts(example.response, written, prompt_text(example))
-    return {what: getattr(found, what) for what in FACTS}
+    facts = compare_facts(example.response, written, prompt_text(example))
+    return {what: getattr(facts, what) for what in FACTS}

@@ -28,16 +28,16 @@ def worn(site: Site, group: Sequence[Order]) -> Worn:
     if not first.mix:
         return Worn(site.lora, {}, "", batch=site.rows_scored)
     mix = site.algorithm.deploys[first.mix]
-    own = site.algorithm.is_personal(mix)
-    states = [site.run.own_tensors(o.client_id, o.round) for o in group] if own else [{}]
+    personal = site.algorithm.is_personal(mix)
+    states = [site.run.own_tensors(o.client_id, o.round) for o in group] if personal else [{}]
     flats, _ = site.branches.enter(first.shared, states)
     clients = [site.scored[order.client_id] for order in group]
     return Worn(
         site.lora,
         {b: flats[b] for b in split_mix(mix) if b != FOLD},
         mix,
-        site.max_length,
-        site.rows_scored,
+        max_length=site.max_length,
+        batch=site.rows_scored,
         anchors=[_anchor(site, c, mix) for c in clients] if isinstance(mix, PerInput) else [],
     )
 

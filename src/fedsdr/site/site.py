@@ -55,7 +55,7 @@ class Site:
     # By client: how its answers were rewritten last, with their texts.
     audit: dict[str, list[AuditRow]] = field(default_factory=lambda: dict[str, list[AuditRow]]())
     # By client and model: the answers that are being written down.
-    said: dict[str, dict[str, Sequence[str]]] = field(
+    answers: dict[str, dict[str, Sequence[str]]] = field(
         default_factory=lambda: dict[str, dict[str, Sequence[str]]]()
     )
     # By client and view, prepared once; and with which teacher.

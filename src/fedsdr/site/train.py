@@ -25,8 +25,8 @@ def train(site: Site, group: Sequence[Order]) -> Iterator[Update | Lost]:
 def _trained(site: Site, group: Sequence[Order]) -> Iterator[Update | Lost]:
     branches, first = site.branches, group[0]
     states = [site.run.load_client_state(o.client_id, o.round) for o in group]
-    own = [s.tensors.get("branches", {}) if s is not None else {} for s in states]
-    flats, start = branches.begin([o.shared for o in group], own)
+    kept = [s.tensors.get("branches", {}) if s is not None else {} for s in states]
+    flats, start = branches.begin([o.shared for o in group], kept)
     began = {branch: flat.clone() for branch, flat in flats.items()}
     teachers = [teacher_of(site, order, state) for order, state in zip(group, states, strict=True)]
     metrics: list[dict[str, float]] = [{} for _ in group]
@@ -35,7 +35,16 @@ def _trained(site: Site, group: Sequence[Order]) -> Iterator[Update | Lost]:
             continue
         jobs = [_job(site, o, number, stage, t) for o, t in zip(group, teachers, strict=True)]
         lr, now = first.settings["lr"], first.round
-        result = train_stage(site.lora, stage, flats, jobs, site.training, lr, start, now)
+        result = train_stage(
+            site.lora,
+            stage,
+            flats=flats,
+            jobs=jobs,
+            settings=site.training,
+            lr=lr,
+            start=start,
+            round=now,
+        )
         flats = {**flats, **result.flats}
         for k, of in enumerate(metrics):
             for term, losses in enumerate((result.losses, *result.other_losses)):

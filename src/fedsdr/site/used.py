@@ -55,8 +55,8 @@ def check_used(
 
 def _digest(example: Example, row: AuditRow) -> str:
     """Of what is trained on, and of what was written."""
-    said = json.dumps([example.id, example.response, row.kept, row.texts])
-    return hashlib.sha256(said.encode()).hexdigest()[:DIGITS]
+    text = json.dumps([example.id, example.response, row.kept, row.texts])
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def _same(before: str, now: str, row: int) -> bool:

@@ -58,7 +58,7 @@ def check_algorithm(
     }
     with tempfile.TemporaryDirectory(dir=_in_memory()) as temporary:
         case = Case(make, Path(folder or temporary))
-        return Report(make().name, tuple(_found(n, check, case) for n, check in listed.items()))
+        return Report(make().name, tuple(_finding(n, check, case) for n, check in listed.items()))
 
 
 def _in_memory() -> str | None:
@@ -66,7 +66,7 @@ def _in_memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _found(name: str, check: checks.Check, case: Case) -> Finding:
+def _finding(name: str, check: checks.Check, case: Case) -> Finding:
     try:
         return Finding(name, check(case))
     except NotApplicable as why:

@@ -93,7 +93,7 @@ class Listener:
         return repr(self.wire.algorithm.share)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """How a run ended: all that training decided, and all that was said."""
 
@@ -159,27 +159,45 @@ class Case:
             ranks=ranks,
             training=training,
             resume=resume,
-        ) as one:
+        ) as federation:
             if resume:
-                one.run.recover()
-            one.cohort.site.run = Mortal(one.run.root, fuses or {})
-            return _played(one, backwards)
+                federation.run.recover()
+            federation.cohort.site.run = Mortal(federation.run.root, fuses or {})
+            return _played(federation, backwards)
 
 
-def _played(one: Toy, backwards: bool) -> Run:
-    ranks = {branch: layout.spec.rank for branch, layout in one.lora.layouts.items()}
-    listener = Listener(one.cohort, Wire(one.algorithm, one.lora.shapes, ranks), backwards)
-    asked = min(ASKED, len(one.cohort.site.clients))
-    outcome = one.play(ROUNDS, cohort=listener, participation=float(ASKED), quorum=asked)
-    tensors = {**one.tensors(outcome), **{f"slots:{n}": t for n, t in outcome.state.slots.items()}}
-    start = {n: t for b, flat in one.branches.start.items() for n, t in _named(one, b, flat)}
-    rows = one.run.rows(ROWS)
-    wire, own = listener.wire, one.branches.ranks
-    return Run(one.algorithm, one.run.root, start, tensors, listener.heard, rows, wire, own)
+def _played(federation: Toy, backwards: bool) -> Run:
+    ranks = {branch: layout.spec.rank for branch, layout in federation.lora.layouts.items()}
+    listener = Listener(
+        federation.cohort, Wire(federation.algorithm, federation.lora.shapes, ranks), backwards
+    )
+    asked = min(ASKED, len(federation.cohort.site.clients))
+    outcome = federation.play(ROUNDS, cohort=listener, participation=float(ASKED), quorum=asked)
+    tensors = {
+        **federation.tensors(outcome),
+        **{f"slots:{n}": t for n, t in outcome.state.slots.items()},
+    }
+    start = {
+        n: t
+        for b, flat in federation.branches.start.items()
+        for n, t in _named(federation, b, flat)
+    }
+    rows = federation.run.rows(ROWS)
+    wire, client_ranks = listener.wire, federation.branches.ranks
+    return Run(
+        algorithm=federation.algorithm,
+        root=federation.run.root,
+        first=start,
+        tensors=tensors,
+        answers=listener.heard,
+        rows=rows,
+        wire=wire,
+        ranks=client_ranks,
+    )
 
 
-def _named(one: Toy, branch: str, flat: Tensor) -> list[tuple[str, Tensor]]:
-    return list(one.branches.names(branch, flat).items())
+def _named(federation: Toy, branch: str, flat: Tensor) -> list[tuple[str, Tensor]]:
+    return list(federation.branches.names(branch, flat).items())
 
 
 def _specs(algorithm: Algorithm, ranks: Mapping[str, int] | None) -> Mapping[str, BranchSpec]:
@@ -209,14 +227,14 @@ def compared(check: str, left: Tensors, right: Tensors, tolerance: float, what: 
 
 def _multiplied(tensors: Tensors) -> dict[str, Tensor]:
     """The same, P as what it adds to each layer: its factors are as good turned or mirrored."""
-    found = {n: t for n, t in tensors.items() if not n.startswith("P/")}
+    multiplied = {n: t for n, t in tensors.items() if not n.startswith("P/")}
     for name, tensor in tensors.items():
         layer, _, half = name.rpartition(".")
         if name.startswith("P/") and half == "W":
-            found[layer] = tensor
+            multiplied[layer] = tensor
         elif name.startswith("P/") and half == "A":
-            found[layer] = tensors[f"{layer}.B"] @ tensor
-    return found
+            multiplied[layer] = tensors[f"{layer}.B"] @ tensor
+    return multiplied
 
 
 def largest(tensors: Tensors, first: Tensors) -> float:

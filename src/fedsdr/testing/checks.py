@@ -43,8 +43,8 @@ def stacked(case: Case) -> Figures:
     if not moved > 1e-6:
         raise CheckFailed(STACKED, "nothing moved in three rounds, so there is nothing to compare")
     what = f"{STACK} side by side against one by one"
-    found = compared(STACKED, together.tensors, alone.tensors, EXACT, what)
-    return {"largest difference": found, "moved by": moved}
+    difference = compared(STACKED, together.tensors, alone.tensors, EXACT, what)
+    return {"largest difference": difference, "moved by": moved}
 
 
 def order(case: Case) -> Figures:
@@ -72,13 +72,22 @@ def alone(case: Case) -> Figures:
     data = clients((7,))
     run, base = case.run("alone", data=data, training=PLAIN), tiny_base()
     (client,) = {answer.order.client_id for answer in run.answers}
-    rows = [render(base, e, 256) for own in data.values() for e in own.train]
+    rows = [render(base, e, 256) for client_data in data.values() for e in client_data.train]
     begin = {n.removeprefix("R/"): t for n, t in run.first.items()}
     ours = {n.removeprefix("R/"): t for n, t in run.shared().items()}
     scale = SPECS["R"].scale
-    theirs = fine_tune(base, rows, begin, scale, PLAIN, RATE, ROUNDS, (SEED, client))
-    found = compared(ALONE, ours, theirs, EXACT, "against plain torch")
-    return {"largest difference": found, "moved by": largest(ours, begin)}
+    theirs = fine_tune(
+        base,
+        rows,
+        begin=begin,
+        scale=scale,
+        settings=PLAIN,
+        lr=RATE,
+        rounds=ROUNDS,
+        seed=(SEED, client),
+    )
+    difference = compared(ALONE, ours, theirs, EXACT, "against plain torch")
+    return {"largest difference": difference, "moved by": largest(ours, begin)}
 
 
 def boost(case: Case) -> Figures:
@@ -93,28 +102,28 @@ def boost(case: Case) -> Figures:
         for k in (STACK, 1)
     )
     what = f"{STACK} side by side against one by one"
-    found = compared(BOOSTED, together.tensors, single.tensors, EXACT, what)
+    difference = compared(BOOSTED, together.tensors, single.tensors, EXACT, what)
     moved = largest(together.tensors, case.reference().tensors)
     if not moved > 1e-6:
         raise CheckFailed(BOOSTED, "it ends where it ends on the raw answers")
-    return {"largest difference": found, "from raw": moved}
+    return {"largest difference": difference, "from raw": moved}
 
 
 def ranks(case: Case) -> Figures:
     """Clients of ranks 1, 2 and 3 stack, and none sends or is sent more than its own."""
     if not case.make().any_rank:
         raise NotApplicable("all its clients need the same rank")
-    own = {client: 1 + k % 3 for k, client in enumerate(clients(SIZES))}
-    together, single = (case.run(f"ranks, K = {k}", ranks=own, stack=k) for k in (STACK, 1))
+    rank_of = {client: 1 + k % 3 for k, client in enumerate(clients(SIZES))}
+    together, single = (case.run(f"ranks, K = {k}", ranks=rank_of, stack=k) for k in (STACK, 1))
     what = f"ranks 1 to 3, {STACK} side by side against one by one"
-    found = compared(RANKS, together.tensors, single.tensors, EXACT, what)
+    difference = compared(RANKS, together.tensors, single.tensors, EXACT, what)
     for answer in together.answers:
-        rank = own[answer.order.client_id]
+        rank = rank_of[answer.order.client_id]
         for name, tensor in (*answer.update.shared.items(), *answer.order.shared.items()):
             of = tensor.shape[0 if name.endswith(".A") else 1]
             if name.startswith("R/") and of > rank:
                 raise CheckFailed(RANKS, f"a client of rank {rank} has rank {of} on the wire", name)
-    return {"largest difference": found, **counted(RANKS, together)}
+    return {"largest difference": difference, **counted(RANKS, together)}
 
 
 def reduces(special: Make | None) -> Check:

@@ -23,7 +23,7 @@ def privacy(case: Case) -> Figures:
     for number in range(1, ROUNDS + 1):
         heard = [answer for answer in run.answers if answer.order.round == number]
         # By one client it can be chance: two adapters after the same first step of Adam.
-        for sent, secret in set[tuple[str, str]].intersection(*(_told(a, learned) for a in heard)):
+        for sent, secret in set[tuple[str, str]].intersection(*(_leaks(a, learned) for a in heard)):
             reason = f"in round {number} it holds {secret} of every client, value by value"
             raise CheckFailed(PRIVACY, reason, sent)
     names = {name for answer in run.answers for name in answer.update.shared}
@@ -37,7 +37,7 @@ def traffic(case: Case) -> Figures:
 
 
 def counted(check: str, run: Run) -> Figures:
-    said, merged = list[str](), 0
+    lines, merged = list[str](), 0
     for row in run.rows:
         heard = [a for a in run.answers if a.order.round == row["round"]]
         up = down = of_p = 0
@@ -56,10 +56,10 @@ def counted(check: str, run: Run) -> Figures:
                 reason = f"round {row['round']} has {way} {row[way]:,}, declared are {declared:,}"
                 raise CheckFailed(check, reason)
         merged += (len(heard) + 1) * run.wire.ranks.get("R", 0)
-        said.append(f"{up:,} up and {down:,} down" + (f" ({of_p:,} of it P)" if of_p else ""))
-    if len(set(said)) == 1:
-        return {"each round": said[0]}
-    return {f"round {number}": text for number, text in enumerate(said, 1)}
+        lines.append(f"{up:,} up and {down:,} down" + (f" ({of_p:,} of it P)" if of_p else ""))
+    if len(set(lines)) == 1:
+        return {"each round": lines[0]}
+    return {f"round {number}": text for number, text in enumerate(lines, 1)}
 
 
 def _secrets(answer: Answer, learned: set[str]) -> Tensors:
@@ -71,16 +71,16 @@ def _secrets(answer: Answer, learned: set[str]) -> Tensors:
     }
 
 
-def _told(answer: Answer, learned: set[str]) -> set[tuple[str, str]]:
+def _leaks(answer: Answer, learned: set[str]) -> set[tuple[str, str]]:
     """(what is sent, the private tensor that can be read off it)."""
-    found, secrets = set[tuple[str, str]](), _secrets(answer, learned)
+    leaks, secrets = set[tuple[str, str]](), _secrets(answer, learned)
     for sent, change in answer.update.shared.items():
         before = answer.order.shared[sent]
         for name, secret in secrets.items():
             if change.shape == secret.shape and not torch.equal(before, secret):
                 near = (_near(change, secret), _near(before + change, secret))
-                found |= {(sent, name)} if any(near) else set()
-    return found
+                leaks |= {(sent, name)} if any(near) else set()
+    return leaks
 
 
 def _near(left: Tensor, right: Tensor) -> bool:

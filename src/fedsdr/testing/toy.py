@@ -59,12 +59,12 @@ class Toy:
         return run_rounds(
             self.algorithm,
             cohort or self.cohort,
-            names,
-            ServerState(0, self.branches.first(), seed=SEED, clients=len(names)),
-            self.cohort.site.run,
-            LoopSettings(rounds=rounds, ranks=self.branches.ranks, **chosen),
-            self.lora.base.digest,
-            judge,
+            clients=names,
+            first=ServerState(0, self.branches.first(), seed=SEED, clients=len(names)),
+            run=self.cohort.site.run,
+            settings=LoopSettings(rounds=rounds, ranks=self.branches.ranks, **chosen),
+            base_digest=self.lora.base.digest,
+            judge=judge,
         )
 
     def tensors(self, outcome: Outcome) -> Tensors:
@@ -72,8 +72,8 @@ class Toy:
         kept: dict[str, Tensor] = dict(outcome.state.shared)
         for client in sorted(self.cohort.site.clients):
             state = self.run.load_client_state(client, outcome.state.round + 1)
-            own = state.tensors.get("branches", {}) if state is not None else {}
-            kept |= {f"{client}:{name}": tensor for name, tensor in own.items()}
+            branches = state.tensors.get("branches", {}) if state is not None else {}
+            kept |= {f"{client}:{name}": tensor for name, tensor in branches.items()}
         return kept
 
 

@@ -57,7 +57,7 @@ def has_checkable_form(response: str) -> bool:
     return (
         looks_like_code(response)
         or call(response) is not None
-        or any(_API_CALL.search(found) for found in calls(response))
+        or any(_API_CALL.search(called) for called in calls(response))
         or marked_answer(response) is not None
         or has_arithmetic(response)
     )
@@ -78,14 +78,14 @@ def final_answer(text: str) -> str | None:
 
 def marked_answer(text: str) -> str | None:
     """The final answer where the text says that it is one, or is nothing but an option."""
-    found = _MARKED.findall(text)
-    said = _CLAUSE_END.split(found[-1].strip())[0] if found else text.strip()
-    option = _OPTION.match(found[-1].strip(" \t*`$") if found else said)
-    if option and (found or len(words(text)) == 1):
+    marked = _MARKED.findall(text)
+    answer = _CLAUSE_END.split(marked[-1].strip())[0] if marked else text.strip()
+    option = _OPTION.match(marked[-1].strip(" \t*`$") if marked else answer)
+    if option and (marked or len(words(text)) == 1):
         return option[1]
-    if not found or not 0 < len(words(said)) <= _LONGEST_ANSWER:
+    if not marked or not 0 < len(words(answer)) <= _LONGEST_ANSWER:
         return None
-    return last_number(said, language_of(text)) or " ".join(words(said))
+    return last_number(answer, language_of(text)) or " ".join(words(answer))
 
 
 def keeps_final_answer(original: str, rewrite: str) -> bool:
@@ -105,13 +105,17 @@ def keeps_final_answer(original: str, rewrite: str) -> bool:
 def call(text: str) -> str | None:
     """The call that the whole text consists of, normalised."""
     bare = text.strip().strip("`").strip()
-    found = calls(bare)
-    return found[0] if found and bare.endswith(")") and found[0] == normal_call(bare) else None
+    outermost = calls(bare)
+    return (
+        outermost[0]
+        if outermost and bare.endswith(")") and outermost[0] == normal_call(bare)
+        else None
+    )
 
 
 def calls(text: str) -> tuple[str, ...]:
     """All outermost calls in a text, normalised."""
-    found: list[str] = []
+    outermost: list[str] = []
     at = unclosed = 0
     while unclosed < _MOST_UNCLOSED and (head := _CALL.search(text, at)) is not None:
         end = _closing(text, head.end())
@@ -119,9 +123,9 @@ def calls(text: str) -> tuple[str, ...]:
             at = head.end()
             unclosed += 1
             continue
-        found.append(normal_call(text[head.start() : end]))
+        outermost.append(normal_call(text[head.start() : end]))
         at = end
-    return tuple(found)
+    return tuple(outermost)
 
 
 def normal_call(text: str) -> str:

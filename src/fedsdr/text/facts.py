@@ -74,7 +74,7 @@ _DATE_FORMS = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FactDifference:
     """What a rewrite lost of its original; what it says that neither that nor the prompt says."""
 
@@ -89,7 +89,7 @@ class FactDifference:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        found = {
+        differences = {
             "lost-number": self.numbers_lost,
             "invented-number": self.numbers_invented,
             "lost-name": self.names_lost,
@@ -99,7 +99,7 @@ class FactDifference:
             "lost-negation": self.negation_lost,
             "invented-negation": self.negation_invented,
         }
-        return tuple(reason for reason, what in found.items() if what)
+        return tuple(reason for reason, what in differences.items() if what)
 
 
 def compare_facts(original: str, rewrite: str, prompt: str) -> FactDifference:
@@ -107,23 +107,32 @@ def compare_facts(original: str, rewrite: str, prompt: str) -> FactDifference:
     swap); what the prompt says is not invented."""
     source = f"{prompt}\n{original}"
     # A short answer is in the language of its question.
-    told = language_of(original) or language_of(source)
-    retold = language_of(rewrite) or told
-    lost, invented = _names(original, f"{prompt}\n{rewrite}", told), _names(rewrite, source, retold)
+    language_before = language_of(original) or language_of(source)
+    language_after = language_of(rewrite) or language_before
+    lost, invented = (
+        _names(original, f"{prompt}\n{rewrite}", language_before),
+        _names(rewrite, source, language_after),
+    )
     return FactDifference(
-        numbers_lost=_missing(numbers(original, told), _number_forms(rewrite, retold)),
+        numbers_lost=_missing(
+            numbers(original, language_before), _number_forms(rewrite, language_after)
+        ),
         numbers_invented=_missing(
-            numbers(rewrite, retold),
-            _number_forms(prompt, language_of(prompt) or told) | _number_forms(original, told),
+            numbers(rewrite, language_after),
+            _number_forms(prompt, language_of(prompt) or language_before)
+            | _number_forms(original, language_before),
         ),
         names_lost=_unsaid(lost, rewrite),
         names_invented=_unsaid(invented, source),
         dates_lost=_missing(dates(original), dates(rewrite)),
         dates_invented=_missing(dates(rewrite), dates(source)),
-        negation_lost=negations(original, told) > 0 and negations(rewrite, retold) == 0,
+        negation_lost=negations(original, language_before) > 0
+        and negations(rewrite, language_after) == 0,
         negation_invented=(
-            negations(original, told) + negations(prompt, language_of(prompt) or told) == 0
-            and negations(rewrite, retold) > 0
+            negations(original, language_before)
+            + negations(prompt, language_of(prompt) or language_before)
+            == 0
+            and negations(rewrite, language_after) > 0
         ),
     )
 
@@ -135,8 +144,8 @@ def numbers(text: str, spoken: str = "") -> frozenset[str]:
 
 
 def last_number(text: str, spoken: str = "") -> str | None:
-    found = _in_order(text, spoken)
-    return found[-1] if found else None
+    values = _in_order(text, spoken)
+    return values[-1] if values else None
 
 
 def dates(text: str) -> frozenset[str]:
@@ -161,29 +170,29 @@ def _in_order(text: str, spoken: str = "") -> list[str]:
         number = _POINT
     # A character of these scripts is a word of its own: it may stand beside a number.
     undated = _EAST_ASIAN.sub(r" \1 ", without_list_marks(_split_dates(text)[1]))
-    found: list[str] = []
+    values: list[str] = []
     for match in number.finditer(undated):
         whole = re.sub(r"\D", "", match["digits"]).lstrip("0") or "0"
         decimals = (match["decimals"] or "").replace(",", ".").rstrip("0").rstrip(".")
         sign = "-" if match["sign"] and whole + decimals != "0" else ""
-        found.append(sign + whole + decimals + ("%" if match["percent"] else ""))
-    return found
+        values.append(sign + whole + decimals + ("%" if match["percent"] else ""))
+    return values
 
 
 @lru_cache(maxsize=64)  # of one example, the same few texts again and again
 def _split_dates(text: str) -> tuple[tuple[str, ...], str]:
     """The dates, normalised, and the text without them."""
-    found: list[str] = []
+    normalised: list[str] = []
 
     def take(match: re.Match[str]) -> str:
         part = match.groupdict()
         if slashed := part.get("slashed"):
-            found.append("/".join(str(int(p)) for p in re.split("[/.]", slashed)))
+            normalised.append("/".join(str(int(p)) for p in re.split("[/.]", slashed)))
             return " ; "
         month = part.get("month")
         number = _MONTHS[month.rstrip(".")] if month else int(part["monthnumber"] or 0)
         day = part.get("day")
-        found.append(
+        normalised.append(
             f"{part.get('year') or '?'}-{number:02d}" + (f"-{int(day):02d}" if day else "")
         )
         return " ; "
@@ -192,16 +201,16 @@ def _split_dates(text: str) -> tuple[tuple[str, ...], str]:
         return (), text
     for form in _DATE_FORMS:
         text = form.sub(take, text)
-    return tuple(found), text
+    return tuple(normalised), text
 
 
 def _number_forms(text: str, spoken: str) -> frozenset[str]:
     """The numbers a text says in any form: digits, parts of dates, words (`twenty-five`)."""
-    said, known = words(text), language(spoken).numbers
-    spelled = [known[word] for word in said if word in known]
+    text_words, known = words(text), language(spoken).numbers
+    spelled = [known[word] for word in text_words if word in known]
     spelled += [
         known[tens] + known[unit]
-        for tens, unit in pairwise(said)
+        for tens, unit in pairwise(text_words)
         if 20 <= known.get(tens, 0) < 100 and 0 < known.get(unit, 0) < 10
     ]
     parts = [int(part) for date in dates(text) for part in re.findall(r"\d+", date)]
@@ -213,5 +222,5 @@ def _missing(wanted: frozenset[str], there: frozenset[str]) -> tuple[str, ...]:
 
 
 def _unsaid(wanted: frozenset[str], text: str) -> tuple[str, ...]:
-    said = set(words(text))
-    return tuple(sorted(name for name in wanted if not said.issuperset(words(name))))
+    text_words = set(words(text))
+    return tuple(sorted(name for name in wanted if not text_words.issuperset(words(name))))

@@ -44,13 +44,13 @@ def option_reasons(original: str, rewrite: str, prompt: str) -> tuple[str, ...] 
 
 def is_label(text: str) -> bool:
     """A word or two that answer all by themselves."""
-    said = words(text)
+    text_words = words(text)
     if "\n" in text.strip():
         return False
-    short = sum(re.fullmatch(rf"[{SPACELESS}]", word) is not None for word in said)
-    most = _LONGEST_SPACELESS if short == len(said) else _LONGEST_LABEL
+    short = sum(re.fullmatch(rf"[{SPACELESS}]", word) is not None for word in text_words)
+    most = _LONGEST_SPACELESS if short == len(text_words) else _LONGEST_LABEL
     most -= _STOP.search(text) is not None
-    return 0 < len(said) <= most and not any(word.isdigit() for word in said)
+    return 0 < len(text_words) <= most and not any(word.isdigit() for word in text_words)
 
 
 def label_reasons(original: str, rewrite: str, prompt: str) -> tuple[str, ...]:
@@ -82,10 +82,10 @@ def _letter(text: str, options: Mapping[str, str]) -> str | None:
     answer = final_answer(text)
     if answer is not None and len(answer) == 1 and answer.isupper():
         return answer
-    found = _OPENING_LETTER.match(text)
-    if found and found[1] in options and "\n" not in text.strip():
-        return found[1]
-    return next((k for k, said in options.items() if words(said) == words(text)), None)
+    match = _OPENING_LETTER.match(text)
+    if match and match[1] in options and "\n" not in text.strip():
+        return match[1]
+    return next((k for k, option in options.items() if words(option) == words(text)), None)
 
 
 def _offered(prompt: str, label: str) -> set[str]:
@@ -112,10 +112,10 @@ def _denied(sentence: str, label: str) -> bool:
 
 
 def _yes_or_no(text: str) -> int | None:
-    said = words(text[:40])
+    first_words = words(text[:40])
     for pair in {language(language_of(text)).yes_no, LANGUAGES["en"].yes_no}:
         for answer, word in enumerate(pair):
             sought = words(word)
-            if sought and said[: len(sought)] == sought:
+            if sought and first_words[: len(sought)] == sought:
                 return answer
     return None

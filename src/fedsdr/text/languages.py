@@ -13,7 +13,7 @@ from functools import lru_cache
 from fedsdr.text.words import plain, words
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
     """`common`: frequent words by which it is told. `dangling`: words that end no sentence."""
 
@@ -34,9 +34,9 @@ def language_of(text: str) -> str:
     for name, script in _SCRIPTS.items():
         if letters and len(script.findall(text)) > 0.2 * letters:
             return name
-    said = words(text[:4000])
+    text_words = words(text[:4000])
     hits = {
-        name: sum(word in language.common for word in said)
+        name: sum(word in language.common for word in text_words)
         for name, language in LANGUAGES.items()
         if language.common
     }
@@ -80,84 +80,92 @@ _ENGLISH_NUMBERS = (
 )  # fmt: skip
 LANGUAGES: Mapping[str, Language] = {
     "en": Language(
-        _set("the and of to is are was that it in for with on as this be by you from have not an "
-            "which or at"),
-        re.compile(
+        common=_set(
+"the and of to is are was that it in for with on as this be by you from have not an "
+            "which or at"
+),
+        negation=re.compile(
             r"\b(?:not(?! only\b)|no|never|none|nor|neither|nobody|nothing|nowhere|cannot|without)"
             r"\b|n't\b"
         ),
-        _ENGLISH_NUMBERS,
-        _set("and or the a an of with because which"),
-        ("yes", "no"),
+        numbers=_ENGLISH_NUMBERS,
+        dangling=_set("and or the a an of with because which"),
+        yes_no=("yes", "no"),
     ),
     "de": Language(
-        _set("der die das und ist nicht ein eine einen von zu mit sich auf für als auch es dem den "
-            "des im wird sind werden oder bei nach aus wie durch"),
-        re.compile(
+        common=_set(
+"der die das und ist nicht ein eine einen von zu mit sich auf für als auch es dem den "
+            "des im wird sind werden oder bei nach aus wie durch"
+),
+        negation=re.compile(
             r"\b(?:nicht(?! nur\b)|kein(?:e[nmrs]?)?|nie(?:mals|mand\w*)?|nichts|nirgends|weder"
             r"|ohne|nein)\b"
         ),
-        _counted(
+        numbers=_counted(
             "null ein/eins/eine/einen/einem/einer zwei drei vier fünf sechs sieben acht neun zehn "
             "elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn zwanzig"
         ) | {"dreißig": 30, "vierzig": 40, "fünfzig": 50, "hundert": 100, "tausend": 1000},
-        _set("und oder der die das den dem des ein eine einen mit von weil dass im"),
-        ("ja", "nein"),
+        dangling=_set("und oder der die das den dem des ein eine einen mit von weil dass im"),
+        yes_no=("ja", "nein"),
         decimal_comma=True,
         capital_nouns=True,
     ),
     "fr": Language(
-        _set("le la les des et est une un que qui dans pour pas sur avec du il elle sont ce cette "
-            "au aux par ne plus être ou où nous vous"),
-        re.compile(
+        common=_set(
+"le la les des et est une un que qui dans pour pas sur avec du il elle sont ce cette "
+            "au aux par ne plus être ou où nous vous"
+),
+        negation=re.compile(
             r"\b(?:pas(?! seulement\b)|jamais|aucune?s?|sans|rien|nul(?:le)?|ni|non)\b"
         ),
-        _counted(
+        numbers=_counted(
             "zéro un/une/premier/première deux trois quatre cinq six sept huit neuf dix onze douze "
             "treize quatorze quinze seize"
         ) | {"vingt": 20, "trente": 30, "quarante": 40, "cinquante": 50, "cent": 100,
              "mille": 1000},
-        _set("et ou le la les des de du un une avec que qui dans pour sur"),
-        ("oui", "non"),
+        dangling=_set("et ou le la les des de du un une avec que qui dans pour sur"),
+        yes_no=("oui", "non"),
         decimal_comma=True,
     ),
     "es": Language(
-        _set("el la los las de que y en un una es por con para se del lo su al como más pero sus "
-            "son está este esta o muy también"),
-        re.compile(
+        common=_set(
+"el la los las de que y en un una es por con para se del lo su al como más pero sus "
+            "son está este esta o muy también"
+),
+        negation=re.compile(
             r"\b(?:no(?! s[oó]lo\b)|nunca|jamás|ning[uú]n[ao]?s?|sin|nadie|nada|tampoco|ni)\b"
         ),
-        _counted(
+        numbers=_counted(
             "cero uno/una/un/primero/primera dos tres cuatro cinco seis siete ocho nueve diez once "
             "doce trece catorce quince dieciséis diecisiete dieciocho diecinueve veinte"
         ) | {"treinta": 30, "cuarenta": 40, "cincuenta": 50, "cien": 100, "mil": 1000},
-        _set("y o el la los las de un una con que porque para por en"),
-        ("sí", "no"),
+        dangling=_set("y o el la los las de un una con que porque para por en"),
+        yes_no=("sí", "no"),
         decimal_comma=True,
     ),
     "zh": Language(
-        frozenset(),
+        common=frozenset(),
         # Not the many words in which these characters deny nothing: 不同 different, 不仅 not only …
-        re.compile(
+        negation=re.compile(
             r"不(?![同仅但断管过少错久论只])(?<!对不)(?<!差不)|没有?|沒有?|无(?![论数限])|無|未(?!来)"
             r"|并?非(?![常洲])|[别勿](?=[再说去做忘用])"
         ),
-        _counted("零/〇 一 二/两 三 四 五 六 七 八 九 十") | {"百": 100, "千": 1000},
-        frozenset("和与或把被让向"),
-        ("是", "不"),
+        numbers=_counted("零/〇 一 二/两 三 四 五 六 七 八 九 十") | {"百": 100, "千": 1000},
+        dangling=frozenset("和与或把被让向"),
+        yes_no=("是", "不"),
     ),
     "ja": Language(
-        frozenset(),
-        re.compile(r"な[いかく](?!でしょう)|ません|ず(?=に|、|。)"),
-        _counted("零/〇 一 二 三 四 五 六 七 八 九 十") | {"百": 100, "千": 1000},
-        frozenset(("と", "や")),
-        ("はい", "いいえ"),
+        common=frozenset(),
+        negation=re.compile(r"な[いかく](?!でしょう)|ません|ず(?=に|、|。)"),
+        numbers=_counted("零/〇 一 二 三 四 五 六 七 八 九 十") | {"百": 100, "千": 1000},
+        dangling=frozenset(("と", "や")),
+        yes_no=("はい", "いいえ"),
     ),
     "ko": Language(
-        frozenset(),
-        re.compile(r"않|못[하한했]|없|아니"),
-        {},
-        frozenset(),
-        ("네", "아니요"),
+        common=frozenset(),
+        negation=re.compile(r"않|못[하한했]|없|아니"),
+        numbers={},
+        dangling=frozenset(),
+        yes_no=("네", "아니요"),
     ),
 }  # fmt: skip

@@ -54,13 +54,13 @@ def names(text: str, context: str = "", nouns_too: bool = False) -> frozenset[st
     here = list(_words_of(text))
     certain = {_fold(w.text) for w in here if w.capital and not w.weak}
     certain |= {_fold(w.text) for w in _words_of(context) if w.capital and not w.weak}
-    found: set[str] = set()
+    runs: set[str] = set()
     run: list[str] = []
     sure = False  # that the run is a name even where nouns have capitals
 
     def close() -> None:
         if run and (not nouns_too or len(run) > 1 or sure):
-            found.add(" ".join(run))
+            runs.add(" ".join(run))
         run.clear()
 
     for word in here:
@@ -73,7 +73,7 @@ def names(text: str, context: str = "", nouns_too: bool = False) -> frozenset[st
             run.append(folded)
             sure = sure or any(letter.isupper() for letter in word.text[1:])
     close()
-    return frozenset(found)
+    return frozenset(runs)
 
 
 def _words_of(text: str) -> Iterator[_Word]:

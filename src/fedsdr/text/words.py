@@ -72,7 +72,8 @@ def without_code(text: str) -> str:
 
 def mentions(text: str, phrase: str) -> bool:
     """Whether the phrase's words stand in the text one after another."""
-    sought, said = words(phrase), words(text)
+    sought, text_words = words(phrase), words(text)
     return bool(sought) and any(
-        said[at : at + len(sought)] == sought for at in range(len(said) - len(sought) + 1)
+        text_words[at : at + len(sought)] == sought
+        for at in range(len(text_words) - len(sought) + 1)
     )

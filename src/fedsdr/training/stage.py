@@ -97,8 +97,8 @@ def train_stage(
             active = still
             worn = {b: flat[:active].clone() for b, flat in worn.items()}
             anchors = {b: flat[:active] for b, flat in anchors.items()}
-            for one in rule.values():
-                one.keep(active)
+            for optimizer in rule.values():
+                optimizer.keep(active)
         grads = {b: torch.zeros_like(worn[b]) for b in rule}
         for number, term in enumerate(stage.terms):
             rows = [
@@ -109,19 +109,19 @@ def train_stage(
             for branch, grad in _gradients(
                 lora,
                 term,
-                worn,
-                anchors,
-                rows,
-                settings,
-                factors,
-                noise[:active],
-                [step / counts[k] for k in order[:active]],
-                tallies[number],
+                worn=worn,
+                anchors=anchors,
+                rows=rows,
+                settings=settings,
+                factors=factors,
+                noise=noise[:active],
+                progress=[step / counts[k] for k in order[:active]],
+                tally=tallies[number],
             ).items():
                 grads[branch] += term.weight * grad
         clip(grads, settings.clip)
-        for branch, one in rule.items():
-            one.step(worn[branch], grads[branch], lr)
+        for branch, optimizer in rule.items():
+            optimizer.step(worn[branch], grads[branch], lr)
             done[branch][:active] = worn[branch]
     back = torch.tensor(sorted(range(len(jobs)), key=order.__getitem__))
     losses, *others = (tally.means(back) for tally in tallies)
@@ -150,37 +150,42 @@ def _gradients(
     leaves = {b: worn[b].detach().requires_grad_(b in names) for b in worn}
     trained = {b: leaf for b, leaf in leaves.items() if b in names}
     device, dtype = lora.base.net.device, next(iter(trained.values())).dtype
-    rows = [[_weighed(r, settings.loss) for r in own] for own in rows]
+    rows = [[_weighed(r, settings.loss) for r in client_rows] for client_rows in rows]
     size = settings.micro_batch or max(map(len, rows))
     if size < max(map(len, rows)):  # rows of like lengths share a micro-batch
-        rows = [sorted(own, key=lambda r: len(r.ids)) for own in rows]
+        rows = [sorted(client_rows, key=lambda r: len(r.ids)) for client_rows in rows]
     for first in range(0, max(map(len, rows)), size):
-        chunk = [own[first : first + size] for own in rows]
+        chunk = [client_rows[first : first + size] for client_rows in rows]
         step = LocalStep(
-            lora,
-            make_block(chunk, lora.base.pad, device),
-            mix_weights(term.forward),
-            leaves,
-            trained,
-            anchors,
-            factors,
-            {w: n.to(device, dtype) for w, n in _denominators(rows).items()},
-            sum(map(len, chunk)) / sum(map(len, rows)),
-            progress,
-            noise,
-            term.blend,
+            lora=lora,
+            block=make_block(chunk, lora.base.pad, device),
+            mix=mix_weights(term.forward),
+            branches=leaves,
+            trained=trained,
+            start=anchors,
+            factors=factors,
+            denominators={w: n.to(device, dtype) for w, n in _denominators(rows).items()},
+            share_of_step=sum(map(len, chunk)) / sum(map(len, rows)),
+            progress=progress,
+            noise=noise,
+            blend=term.blend,
         )
         term.objective(step).sum().backward()
-        if (found := step.passes.get(("now", "response"))) is not None:
-            nll = per_client(found.nll().detach() * found.weights, found, step.block.clients)
+        if (predicted := step.passes.get(("now", "response"))) is not None:
+            nll = per_client(
+                predicted.nll().detach() * predicted.weights, predicted, step.block.clients
+            )
             tally.add(nll, step.block)
     return {b: _only(lora, term, b, leaf) for b, leaf in trained.items()}
 
 
 def _denominators(rows: Sequence[Sequence[Rendered]]) -> dict[Where, Tensor]:
     """[K]: each client's weight of trained tokens, and number of input tokens, in the step."""
-    trained = [sum(sum(r.weights) for r in own) for own in rows]
-    read = [sum(len(r.ids) - 1 - sum(w > 0 for w in r.weights[1:]) for r in own) for own in rows]
+    trained = [sum(sum(r.weights) for r in client_rows) for client_rows in rows]
+    read = [
+        sum(len(r.ids) - 1 - sum(w > 0 for w in r.weights[1:]) for r in client_rows)
+        for client_rows in rows
+    ]
     return {
         "response": torch.tensor(trained, dtype=torch.float64).clamp_min(1e-12),
         "input": torch.tensor(read, dtype=torch.float64).clamp_min(1.0),
@@ -227,14 +232,14 @@ def _factors(
 ) -> Mapping[str, Tensor]:
     """Branch -> [K]: by what each client's scale is multiplied in this step."""
     like = next(iter(worn.values()))
-    found = dict[str, Tensor]()
+    factors = dict[str, Tensor]()
     for branch in {b for job in jobs for b in job.scales}:
-        found[branch] = torch.tensor([j.scales[branch] for j in jobs]).to(like)
+        factors[branch] = torch.tensor([j.scales[branch] for j in jobs]).to(like)
     if fade is not None:
         draws = [torch.rand((), generator=g).item() for g in noise]
         drawn = torch.tensor([0.0 if d < fade.dropout else fade.scale for d in draws]).to(like)
-        found[fade.branch] = found.get(fade.branch, torch.ones_like(drawn)) * drawn
-    return found
+        factors[fade.branch] = factors.get(fade.branch, torch.ones_like(drawn)) * drawn
+    return factors
 
 
 class _Tally:
@@ -246,10 +251,10 @@ class _Tally:
         self.tokens = torch.zeros(clients, dtype=torch.long)
 
     def add(self, nll: Tensor, block: Block) -> None:
-        own = block.weights.view(block.clients, -1)
+        weights = block.weights.view(block.clients, -1)
         self.loss[: block.clients] += nll.detach().double().cpu()
-        self.weight[: block.clients] += own.sum(dim=1).double().cpu()
-        self.tokens[: block.clients] += (own > 0).sum(dim=1).cpu()
+        self.weight[: block.clients] += weights.sum(dim=1).double().cpu()
+        self.tokens[: block.clients] += (weights > 0).sum(dim=1).cpu()
 
     def means(self, back: Tensor) -> tuple[float, ...]:
         # Of a certain prediction rounding may leave less than the zero that it is.

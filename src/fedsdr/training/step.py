@@ -15,7 +15,7 @@ from fedsdr.parts.algorithm import Blend
 from fedsdr.parts.objectives import Injection, Predicted, Through, Where
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class LocalStep:
     """One micro-batch of K clients through one term's branches (what an objective sees)."""
 
@@ -55,10 +55,10 @@ class LocalStep:
             torch.set_grad_enabled(through == "now"),
             self.lora.wear(flats, mix, self.factors, injected),
         ):
-            found = predict(self.lora.base, self.block, where, hidden)
+            predicted = predict(self.lora.base, self.block, where, hidden)
         if injection is None:
-            self.passes[through, where] = found
-        return found
+            self.passes[through, where] = predicted
+        return predicted
 
     def mean(self, values: Tensor, of: Predicted) -> Tensor:
         summed = per_client(values * of.weights, of, self.block.clients)
@@ -91,8 +91,8 @@ def predict(
 
 def summed_nll(base: BaseModel, block: Block) -> Tensor:
     """[K]: Σ weight · −log p(token | what stands before it), for each client of the block."""
-    found = predict(base, block)
-    return per_client(found.nll() * found.weights, found, block.clients)
+    predicted = predict(base, block)
+    return per_client(predicted.nll() * predicted.weights, predicted, block.clients)
 
 
 def per_client(values: Tensor, of: Predicted, clients: int) -> Tensor:

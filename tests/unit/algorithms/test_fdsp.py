@@ -201,7 +201,20 @@ def test_no_pass_is_run_twice_for_its_hidden_states(
 
 def test_the_options_reach_their_parts() -> None:
     algorithm = fdsp(
-        0.1, 0.2, 0.3, 4.0, "gold", 0.5, "depth", "rank_drop", 0.6, 0.7, 1.0, 0.9, 0.25, 2.0
+        0.1,
+        0.2,
+        lambda_c=0.3,
+        tau=4.0,
+        tokens="gold",
+        growth=0.5,
+        layers="depth",
+        injection="rank_drop",
+        rho_attention=0.6,
+        rho_feed_forward=0.7,
+        sigma=1.0,
+        rate=0.9,
+        warmup=0.25,
+        beta=2.0,
     )
     ((term,),) = (stage.terms for stage in algorithm.stages)
     disturbance = Disturbance("rank_drop", 0.6, 0.7, 1.0, 0.9, 0.25)

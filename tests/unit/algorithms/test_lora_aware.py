@@ -141,11 +141,23 @@ def test_one_factor_at_a_time_is_exact_where_fedavg_is_not() -> None:
     B̄ A = 3·2 is the mean of the products, (4 + 8)/2. With A_k = 1 and 3 beside them FedAvg has
     3·2 = 6 for (2 + 12)/2 = 7."""
     one = torch.ones(1, 1, dtype=torch.float64)
-    fixed = [Update("run", 1, c, "base", 1, {"R/x.B": b * one}) for c, b in (("a", 2), ("b", 4))]
+    fixed = [
+        Update(
+            run="run", round=1, client_id=c, base_digest="base", weight=1, shared={"R/x.B": b * one}
+        )
+        for c, b in (("a", 2), ("b", 4))
+    ]
     state = ServerState(0, {"R/x.B": 0 * one})
     assert ffa_lora().combine(state, fixed).shared["R/x.B"].item() * 2 == (2 * 2 + 4 * 2) / 2
     both = [
-        Update("run", 1, c, "base", 1, {"R/x.A": a * one, "R/x.B": b * one})
+        Update(
+            run="run",
+            round=1,
+            client_id=c,
+            base_digest="base",
+            weight=1,
+            shared={"R/x.A": a * one, "R/x.B": b * one},
+        )
         for c, a, b in (("a", 1, 2), ("b", 3, 4))
     ]
     start = ServerState(0, {"R/x.A": 0 * one, "R/x.B": 0 * one})
@@ -158,6 +170,8 @@ def test_one_factor_at_a_time_is_exact_where_fedavg_is_not() -> None:
 def test_rolora_moves_one_half_and_leaves_the_other() -> None:
     one = torch.ones(1, 1, dtype=torch.float64)
     start = ServerState(1, {"R/x.A": one, "R/x.B": 5 * one})
-    update = Update("run", 2, "a", "base", 1, {"R/x.A": 2 * one})
+    update = Update(
+        run="run", round=2, client_id="a", base_digest="base", weight=1, shared={"R/x.A": 2 * one}
+    )
     after = rolora().combine(start, [update])
     assert [after.shared[n].item() for n in ("R/x.A", "R/x.B")] == [3, 5]

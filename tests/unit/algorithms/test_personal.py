@@ -44,7 +44,7 @@ from toy import clients, examples, largest_difference, moved, of, own, toy
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 SIZES = (2, 7, 4, 1)
-NEVER = Stage((), When(first=10**6))
+NEVER = Stage((), when=When(first=10**6))
 VARIANTS: dict[str, Callable[[], Algorithm]] = {
     "ditto": ditto,
     "fedper": fedper,
@@ -232,7 +232,9 @@ def test_ditto_pulls_to_the_broadcast(base64: BaseModel) -> None:
         job, how = StageJob("a", (rows,), 1), LocalSettings(batch=3, clip=None, optimizer="sgd")
         (_, own), (alone,) = ditto(lam=0.2).stages, fedavg().stages
         flats, start = {"R": r, "V": v}, {"R": w, "V": v}
-        ours = train_stage(lora, own, flats, [job], how, 1.0, start).flats
+        ours = train_stage(
+            lora, own, flats=flats, jobs=[job], settings=how, lr=1.0, start=start
+        ).flats
         slope = v - train_stage(lora, alone, {"R": v}, [job], how, 1.0).flats["R"]
     finally:
         lora.remove()
@@ -433,7 +435,7 @@ def test_feddpa_s_gradient_passes_through_both_adapters(base64: BaseModel) -> No
             return (branches["L"] - after["L"])[0]
 
         def loss(branches: dict[str, torch.Tensor]) -> float:
-            return Worn(lora, branches, "0.75*R+0.25*L", 256).loss([data])[0][0]
+            return Worn(lora, branches, "0.75*R+0.25*L", max_length=256).loss([data])[0][0]
 
         layer = next(p for p in lora.layouts["L"].pieces if p.name.endswith(".B"))
         assert ".0." in layer.name

@@ -26,7 +26,15 @@ from fedsdr.types import Lost, ServerState, Update
 A, B = "R/l.A", "R/l.B"
 SHARED = {A: torch.zeros(2, 3), B: torch.zeros(4, 2)}
 EXPECTED = Expected("run", 3, "base", {"a": SHARED, "b": SHARED}, {"a": Claims(Span(5.0, 5.0))})
-GOOD = Update("run", 3, "a", "base", 5.0, {A: torch.ones(2, 3), B: torch.ones(4, 2)}, {"loss": 1.0})
+GOOD = Update(
+    run="run",
+    round=3,
+    client_id="a",
+    base_digest="base",
+    weight=5.0,
+    shared={A: torch.ones(2, 3), B: torch.ones(4, 2)},
+    metrics={"loss": 1.0},
+)
 
 
 def with_tensor(value: Any, name: str = A) -> Any:
@@ -253,11 +261,11 @@ def test_a_round_goes_on_without_a_refused_client_and_says_so(bad: Any, tmp_path
     outcome = run_rounds(
         fedavg(),
         Scripted(bad),
-        ["a", "b"],
-        ServerState(0, SHARED),
-        run,
-        LoopSettings("run", 1, 2, 0.1),
-        "base",
+        clients=["a", "b"],
+        first=ServerState(0, SHARED),
+        run=run,
+        settings=LoopSettings(run="run", seed=1, rounds=2, lr=0.1),
+        base_digest="base",
         told=told.append,
     )
     first, second = run.rows("rounds.jsonl")
@@ -273,9 +281,17 @@ def test_a_round_goes_on_without_a_refused_client_and_says_so(bad: Any, tmp_path
 def test_the_good_one_of_two_updates_of_a_client_counts_once(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", "", {"run": "run"})
     first = ServerState(0, SHARED)
-    settings = LoopSettings("run", 1, 1, 0.1)
+    settings = LoopSettings(run="run", seed=1, rounds=1, lr=0.1)
     cohort = Scripted({}, with_tensor(torch.full((2, 3), 9.0)))
-    outcome = run_rounds(fedavg(), cohort, ["a", "b"], first, run, settings, "base")
+    outcome = run_rounds(
+        fedavg(),
+        cohort,
+        clients=["a", "b"],
+        first=first,
+        run=run,
+        settings=settings,
+        base_digest="base",
+    )
     assert torch.equal(outcome.state.shared[A], torch.ones(2, 3))
     assert "second update" in run.rows("rounds.jsonl")[0]["refused"][0]
 
@@ -283,14 +299,14 @@ def test_the_good_one_of_two_updates_of_a_client_counts_once(tmp_path: Path) -> 
 @pytest.mark.usefixtures("no_fsync")
 def test_too_few_admitted_fail_the_round_with_the_reasons(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", "", {"run": "run"})
-    settings = LoopSettings("run", 1, 1, 0.1, quorum=2)
+    settings = LoopSettings(run="run", seed=1, rounds=1, lr=0.1, quorum=2)
     with pytest.raises(RoundFailed, match=r"1 of 2 .*'a' refused: weight"):
         run_rounds(
             fedavg(),
             Scripted({"weight": -1.0}),
-            ["a", "b"],
-            ServerState(0, SHARED),
-            run,
-            settings,
-            "base",
+            clients=["a", "b"],
+            first=ServerState(0, SHARED),
+            run=run,
+            settings=settings,
+            base_digest="base",
         )

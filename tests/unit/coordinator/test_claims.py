@@ -73,9 +73,14 @@ def test_only_stages_that_run_have_metrics(
 
 
 GOOD = Update(
-    "run", 1, "a", "base", 7.0, {"R/l.A": torch.ones(2, 3)},
-    {"examples": 7, "loss": 1.0, "steps": 6, "tokens": 100},
-)  # fmt: skip
+    run="run",
+    round=1,
+    client_id="a",
+    base_digest="base",
+    weight=7.0,
+    shared={"R/l.A": torch.ones(2, 3)},
+    metrics={"examples": 7, "loss": 1.0, "steps": 6, "tokens": 100},
+)
 CLAIMS = {"a": Enrolled(7, TRAINING, 64).claims(fedavg(), 1)}
 EXPECTED = Expected("run", 1, "base", {"a": SHARED}, CLAIMS)
 
@@ -140,7 +145,15 @@ class Answers:
 def plain(order: Order, **changes: Any) -> Update:
     ones = {name: torch.ones_like(tensor) for name, tensor in order.shared.items()}
     metrics = {"loss": 1.0, "steps": 6, "tokens": 10, "examples": 7}
-    update = Update("run", order.round, order.client_id, "base", 7.0, ones, metrics)
+    update = Update(
+        run="run",
+        round=order.round,
+        client_id=order.client_id,
+        base_digest="base",
+        weight=7.0,
+        shared=ones,
+        metrics=metrics,
+    )
     return replace(update, **changes)
 
 
@@ -180,11 +193,19 @@ def test_what_was_spooled_passes_the_gate_again(
     run.save_update("a", 1, {"shared": stored.get("shared", plain(order).shared)}, meta)
     spool(run, good)
     notes, cohort = list[str](), Answers(plain)
-    settings = LoopSettings("run", 1, 2, 0.1, enrolled={c: Enrolled(7, TRAINING, 64) for c in "ab"})
+    settings = LoopSettings(
+        run="run", seed=1, rounds=2, lr=0.1, enrolled={c: Enrolled(7, TRAINING, 64) for c in "ab"}
+    )
     outcome = run_rounds(
-        fedavg(), cohort, ["a", "b"], ServerState(0, SHARED), run, settings, "base",
+        fedavg(),
+        cohort,
+        clients=["a", "b"],
+        first=ServerState(0, SHARED),
+        run=run,
+        settings=settings,
+        base_digest="base",
         note=notes.append,
-    )  # fmt: skip
+    )
     assert cohort.asked == ["a", "a", "b"]  # "b" had answered round 1 before
     assert len(notes) == 1
     assert told in notes[0]
@@ -203,9 +224,15 @@ def test_a_spooled_update_without_its_facts_is_asked_for_again(tmp_path: Path) -
         assert load_artifact(run.root / at).meta["meta"] == meta
     notes, cohort = list[str](), Answers(plain)
     run_rounds(
-        fedavg(), cohort, ["a", "b"], ServerState(0, SHARED), run, LoopSettings("run", 1, 1, 0.1),
-        "base", note=notes.append,
-    )  # fmt: skip
+        fedavg(),
+        cohort,
+        clients=["a", "b"],
+        first=ServerState(0, SHARED),
+        run=run,
+        settings=LoopSettings(run="run", seed=1, rounds=1, lr=0.1),
+        base_digest="base",
+        note=notes.append,
+    )
     assert cohort.asked == ["a", "b"]
     assert len(notes) == 2
 

@@ -27,7 +27,7 @@ from fedsdr.runs.spool import SpooledUpdates
 from fedsdr.types import ServerState, Update
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
-SETTINGS = LoopSettings("run", 1, 4, 0.1)
+SETTINGS = LoopSettings(run="run", seed=1, rounds=4, lr=0.1)
 NAMES = [f"c{i:02}" for i in range(10)]
 
 
@@ -46,7 +46,15 @@ class Counting:
             if order.client_id not in self.silent:
                 change = {"R/w": torch.ones(1)}
                 metrics = {"loss": 1.0, "steps": 2, "steps_2": 3, "tokens": 10, "examples": 4}
-                yield Update("run", order.round, order.client_id, "base", 4.0, change, metrics)
+                yield Update(
+                    run="run",
+                    round=order.round,
+                    client_id=order.client_id,
+                    base_digest="base",
+                    weight=4.0,
+                    shared=change,
+                    metrics=metrics,
+                )
 
 
 def run(
@@ -64,12 +72,12 @@ def run(
     outcome = run_rounds(
         fedavg(),
         cohort or Counting(),
-        clients,
-        ServerState(0, {"R/w": torch.zeros(1)}),
-        directory,
-        replace(SETTINGS, **settings),
-        "base",
-        judge,
+        clients=clients,
+        first=ServerState(0, {"R/w": torch.zeros(1)}),
+        run=directory,
+        settings=replace(SETTINGS, **settings),
+        base_digest="base",
+        judge=judge,
         observe=observe,
     )
     return outcome, directory

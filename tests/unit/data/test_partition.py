@@ -21,7 +21,14 @@ def table(count: int, values: Iterable[str] = "abcd", name: str = "t") -> Table:
     examples = tuple(
         Example(f"{name}-{i}", f"q{i}", f"r{i}", domain=row["topic"]) for i, row in enumerate(rows)
     )
-    return Table(Path(f"{name}.jsonl"), "columns", ("topic",), {}, examples, rows)
+    return Table(
+        path=Path(f"{name}.jsonl"),
+        shape="columns",
+        columns=("topic",),
+        fields={},
+        examples=examples,
+        rows=rows,
+    )
 
 
 def owned(client: ClientData) -> list[str]:
@@ -33,10 +40,10 @@ def sizes(clients: tuple[ClientData, ...]) -> list[int]:
 
 
 SPECS = [
-    PartitionSpec("iid", clients=7),
-    PartitionSpec("column", column="topic"),
-    PartitionSpec("dirichlet", clients=5, column="topic", alpha=0.5),
-    PartitionSpec("quantity", clients=12, alpha=0.05),
+    PartitionSpec(method="iid", clients=7),
+    PartitionSpec(method="column", column="topic"),
+    PartitionSpec(method="dirichlet", clients=5, column="topic", alpha=0.5),
+    PartitionSpec(method="quantity", clients=12, alpha=0.05),
 ]
 
 
@@ -56,21 +63,21 @@ def test_every_row_has_one_owner_and_the_seed_decides(spec: PartitionSpec) -> No
 
 
 def test_iid_parts_are_equal() -> None:
-    clients = partition(table(403), PartitionSpec("iid", clients=12), 0)
+    clients = partition(table(403), PartitionSpec(method="iid", clients=12), 0)
     assert set(sizes(clients)) == {33, 34}
     assert (clients[0].client_id, clients[-1].client_id) == ("client-00", "client-11")
 
 
 def test_column_makes_one_client_per_value() -> None:
     data = table(40, ["law", "Café Zürich", "../law"][:2])
-    clients = partition(data, PartitionSpec("column", column="topic", clients=2), 0)
+    clients = partition(data, PartitionSpec(method="column", column="topic", clients=2), 0)
     assert [client.client_id for client in clients] == ["Caf-Z-rich", "law"]
     assert {example.domain for example in clients[1].train} == {"law"}
 
 
 def skew(alpha: float) -> float:
     """The mean share of the commonest value among a client's rows."""
-    spec = PartitionSpec("dirichlet", clients=4, column="topic", alpha=alpha)
+    spec = PartitionSpec(method="dirichlet", clients=4, column="topic", alpha=alpha)
     shares = []
     for seed in range(20):
         clients = partition(table(800), spec, seed)
@@ -87,13 +94,13 @@ def test_a_smaller_alpha_skews_more() -> None:
 
 
 def test_quantity_skews_sizes_but_leaves_the_least_for_training() -> None:
-    spec = PartitionSpec("quantity", clients=10, alpha=0.1, min_examples=5)
+    spec = PartitionSpec(method="quantity", clients=10, alpha=0.1, min_examples=5)
     clients = partition(table(500), spec, 0)
     assert max(sizes(clients)) > 150
     assert min(len(client.train) for client in clients) >= 5
     with pytest.raises(DataError, match=r"t\.jsonl: 50 rows are too few for 10 .* at least 6"):
         partition(table(50), spec, 0)
-    even = partition(table(500), PartitionSpec("quantity", clients=10, alpha=1e6), 0)
+    even = partition(table(500), PartitionSpec(method="quantity", clients=10, alpha=1e6), 0)
     assert max(sizes(even)) - min(sizes(even)) <= 2
 
 
@@ -101,24 +108,29 @@ def test_quantity_skews_sizes_but_leaves_the_least_for_training() -> None:
 def test_fractions_round_down_and_leave_training_rows(
     count: int, parts: tuple[int, int, int]
 ) -> None:
-    spec = PartitionSpec("iid", clients=1, validation=0.2, test=0.1)
+    spec = PartitionSpec(method="iid", clients=1, validation=0.2, test=0.1)
     (client,) = partition(table(count), spec, 0)
     assert (len(client.train), len(client.validation), len(client.test)) == parts
 
 
 def test_fractions_do_not_lose_a_row_to_floating_point() -> None:
-    spec = PartitionSpec("iid", clients=1, validation=0.7, test=0.1)  # .7 + .1 is below .8
+    spec = PartitionSpec(method="iid", clients=1, validation=0.7, test=0.1)  # .7 + .1 is below .8
     (client,) = partition(table(10), spec, 0)
     assert (len(client.train), len(client.validation), len(client.test)) == (2, 7, 1)
 
 
-FILES = PartitionSpec("files")
+FILES = PartitionSpec(method="files")
 
 
 def test_a_client_is_split_alike_whatever_the_others_hold() -> None:
     ours, theirs = table(60, name="ours"), table(50, name="theirs")
     backwards = Table(
-        theirs.path, theirs.shape, theirs.columns, {}, theirs.examples[::-1], theirs.rows[::-1]
+        path=theirs.path,
+        shape=theirs.shape,
+        columns=theirs.columns,
+        fields={},
+        examples=theirs.examples[::-1],
+        rows=theirs.rows[::-1],
     )
     (one, two) = partition({"ours": ours, "theirs": theirs}, FILES, 1)
     (same, other) = partition({"theirs": backwards, "ours": ours}, FILES, 1)
@@ -178,16 +190,16 @@ def test_names_that_would_share_a_folder_are_refused(names: tuple[str, str]) -> 
     with pytest.raises(DataError, match="two clients would be called"):
         partition({name: table(10) for name in names}, FILES, 0)
     with pytest.raises(DataError, match="two clients would be called"):
-        partition(table(10, names), PartitionSpec("column", column="topic"), 0)
+        partition(table(10, names), PartitionSpec(method="column", column="topic"), 0)
 
 
 def test_a_client_with_too_few_rows_is_named_with_the_fix() -> None:
-    spec = PartitionSpec("dirichlet", clients=30, column="topic", alpha=0.01)
+    spec = PartitionSpec(method="dirichlet", clients=30, column="topic", alpha=0.01)
     with pytest.raises(DataError, match=r"client 'client-\d\d': 0 rows .*raise partition\.alpha"):
         partition(table(100), spec, 0)
     with pytest.raises(DataError, match=r"client 'client-\d'.*lower partition\.clients"):
-        partition(table(3), PartitionSpec("iid", clients=5), 0)
-    spec = PartitionSpec("files", min_examples=9)
+        partition(table(3), PartitionSpec(method="iid", clients=5), 0)
+    spec = PartitionSpec(method="files", min_examples=9)
     with pytest.raises(DataError, match=r"client 'b': 10 rows leave 8 .*min_examples \(9\); add"):
         partition({"a": table(20), "b": table(10)}, spec, 0)
 
@@ -195,23 +207,30 @@ def test_a_client_with_too_few_rows_is_named_with_the_fix() -> None:
 def test_a_column_must_be_there_and_filled() -> None:
     data = table(10)
     with pytest.raises(DataError, match=r"t\.jsonl: there is no column 'kind'"):
-        partition(data, PartitionSpec("column", column="kind"), 0)
+        partition(data, PartitionSpec(method="column", column="kind"), 0)
     holes: list[Mapping[str, str]] = [*data.rows[:3], {}, *data.rows[4:]]
-    patchy = Table(data.path, data.shape, data.columns, {}, data.examples, tuple(holes))
+    patchy = Table(
+        path=data.path,
+        shape=data.shape,
+        columns=data.columns,
+        fields={},
+        examples=data.examples,
+        rows=tuple(holes),
+    )
     with pytest.raises(DataError, match="row 4, field 'topic'"):
-        partition(patchy, PartitionSpec("column", column="topic"), 0)
+        partition(patchy, PartitionSpec(method="column", column="topic"), 0)
 
 
 def test_a_number_of_clients_that_contradicts_the_data_is_refused() -> None:
     with pytest.raises(DataError, match=r"is 5, but 'column' makes 4"):
-        partition(table(40), PartitionSpec("column", column="topic", clients=5), 0)
+        partition(table(40), PartitionSpec(method="column", column="topic", clients=5), 0)
 
 
 @pytest.mark.parametrize("method", ["iid", "files"])
 def test_the_method_must_fit_what_is_given(method: Any) -> None:
     data: Any = table(20) if method == "files" else {"a": table(20)}
     with pytest.raises(RecipeError, match="does not fit"):
-        partition(data, PartitionSpec(method, clients=1), 0)
+        partition(data, PartitionSpec(method=method, clients=1), 0)
 
 
 @pytest.mark.parametrize(

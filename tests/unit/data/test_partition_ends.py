@@ -21,7 +21,14 @@ from fedsdr.types import Example
 def table(count: int, values: int = 2) -> Table:
     examples = tuple(Example(f"t-{i}", f"What is {i}?", "That.") for i in range(count))
     rows = tuple({"topic": str(i % values)} for i in range(count))
-    return Table(Path("t.jsonl"), "columns", ("topic",), {}, examples, rows)
+    return Table(
+        path=Path("t.jsonl"),
+        shape="columns",
+        columns=("topic",),
+        fields={},
+        examples=examples,
+        rows=rows,
+    )
 
 
 TABLES = [table(count) for count in (1, 3, 300)]
@@ -48,13 +55,13 @@ def test_every_allowed_number_ends_in_clients_or_words(method: str) -> None:
 
     def once(rows: Table, clients: int, alpha: float, share: float, least: int) -> int:
         spec = PartitionSpec(
-            method,  # pyright: ignore[reportArgumentType]
-            clients if method != "column" else None,
-            "topic",
-            alpha,
-            share,
-            0.0,
-            least,
+            method=method,  # pyright: ignore[reportArgumentType]
+            clients=clients if method != "column" else None,
+            column="topic",
+            alpha=alpha,
+            validation=share,
+            test=0.0,
+            min_examples=least,
         )
         try:
             found = partition(rows, spec, 0)
@@ -91,7 +98,7 @@ def test_numbers_beyond_the_bounds_are_refused(given: dict[str, Any]) -> None:
 
 
 def test_shares_that_leave_next_to_nothing_do_not_count_to_infinity() -> None:
-    spec = PartitionSpec("quantity", clients=2, validation=0.5, test=0.5 - 1e-12)
+    spec = PartitionSpec(method="quantity", clients=2, validation=0.5, test=0.5 - 1e-12)
     outcome = attempt(lambda: partition(table(50), spec, 0))
     assert (outcome.kind, "too few for 2 clients" in outcome.text) == ("refused", True), outcome
 
@@ -100,7 +107,7 @@ def test_shares_that_leave_next_to_nothing_do_not_count_to_infinity() -> None:
 def test_a_column_of_as_many_values_as_rows_makes_no_partition(method: Any, words: str) -> None:
     many = table(21_000, values=21_000)
     clients = 100 if method == "dirichlet" else None
-    spec = PartitionSpec(method, clients=clients, column="topic")
+    spec = PartitionSpec(method=method, clients=clients, column="topic")
     outcome = attempt(lambda: partition(many, spec, 0))
     assert (outcome.kind, words in outcome.text) == ("refused", True), outcome
 
@@ -115,7 +122,7 @@ def test_values_of_unlike_types_are_not_taken_for_one(
     row = '{{"prompt": "a", "response": "b", "topic": {}}}\n'
     path.write_text("".join(row.format(v) for v in values))
     read = read_table(path)  # no fault of the file, as long as nobody divides by it
-    spec = PartitionSpec("column", column="topic", validation=0.0, test=0.0)
+    spec = PartitionSpec(method="column", column="topic", validation=0.0, test=0.0)
     with pytest.raises(DataError, match=r"field 'topic': holds .* in line 1 and .* in line 2"):
         partition(read, spec, 0)
     path.write_text(row.format(values[0]) * 2)

@@ -54,7 +54,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def how(server: Server, **more: Any) -> Rewriting:
     given = {**FAST, **more}
     sampling = given.pop("sampling", Sampling(max_new_tokens=64))
-    return Rewriting(sampling, seed=3, endpoint=Endpoint(server.url, "seven-b", **given))
+    return Rewriting(sampling, seed=3, endpoint=Endpoint(url=server.url, model="seven-b", **given))
 
 
 def ask(
@@ -67,7 +67,9 @@ def ask(
 ) -> tuple[list[str], list[AuditRow]]:
     settings, rule = how(server, **more), parse_selection(selection)
     engine, drafts = remote_engine(settings, None), Drafts(folder, "c0")
-    texts, audit = rewrite_by(engine, "c0", rows, rule, settings, drafts, tell)
+    texts, audit = rewrite_by(
+        engine, "c0", examples=rows, selection=rule, how=settings, drafts=drafts, tell=tell
+    )
     return [e.response for e in texts], audit
 
 
@@ -570,7 +572,7 @@ def test_records_stay_here_unless_a_host_is_allowed(
     assert (found is None) if word is None else (found is not None and word in found)
     if word is not None:
         with pytest.raises(RecipeError) as told:
-            Endpoint(url, "m", allow=allow)
+            Endpoint(url=url, model="m", allow=allow)
         assert "secret" not in str(told.value)
 
 
@@ -605,7 +607,7 @@ def test_what_is_no_key(value: str | None, monkeypatch: pytest.MonkeyPatch) -> N
     if value is not None:
         monkeypatch.setenv("MY_KEY", value)
     with pytest.raises(RecipeError, match=r"the variable MY_KEY (is not set|holds what is no key)"):
-        Endpoint("http://localhost/v1", "m", key_env="MY_KEY").key()
+        Endpoint(url="http://localhost/v1", model="m", key_env="MY_KEY").key()
 
 
 @pytest.mark.parametrize(
@@ -661,7 +663,15 @@ def test_a_client_of_a_federation_asks_too_but_not_as_the_global_model(
         assert [e.response for e in texts] == [f"In short: {e.response}" for e in ROWS]
         flat = lora.fresh("R", 1)[None]
         with pytest.raises(RecipeError, match="cannot wear the global adapter"):
-            rewrite(lora, "c0", ROWS, rule, how(server), tmp_path, Teacher("x", {"R": flat}))
+            rewrite(
+                lora,
+                "c0",
+                examples=ROWS,
+                selection=rule,
+                how=how(server),
+                cache=tmp_path,
+                teacher=Teacher("x", {"R": flat}),
+            )
         assert len(server.bodies) == 12
 
 

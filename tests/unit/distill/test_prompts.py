@@ -30,7 +30,9 @@ def test_the_texts_are_those_the_shipped_model_was_trained_on() -> None:
 
 def test_render_keeps_the_conversation_and_empties_the_response() -> None:
     history = (Message("user", "Hi"), Message("assistant", "Hello"))
-    asked = Example("e1", "Why?", "Because.", "Be brief.", "d", "o", history)
+    asked = Example(
+        "e1", "Why?", "Because.", system="Be brief.", domain="d", origin="o", history=history
+    )
     prompt = render(TEMPLATES["free"], asked)
     assert prompt.system == "Be brief.\n\nRewrite the reference answer in your own words."
     assert (prompt.history, prompt.id, prompt.domain, prompt.origin) == (history, "e1", "d", "o")

@@ -32,7 +32,17 @@ def nobody(what: str, done: int, total: int) -> None:
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:
     data = write(tmp_path / "eval")
-    return Setting(tmp_path / "out", data, MODEL, "float32", 1, 2, None, None, nobody)
+    return Setting(
+        folder=tmp_path / "out",
+        data=data,
+        base=MODEL,
+        dtype="float32",
+        seed=1,
+        batch=2,
+        limit=None,
+        runner=None,
+        advance=nobody,
+    )
 
 
 def on(script: Scripted) -> Callable[[], AbstractContextManager[Answerer]]:

@@ -47,8 +47,25 @@ def run(
     }
     script = Scripted(lambda prompt: replies[prompt])
     file = AnswersFile(tmp_path / "answers.jsonl")
-    answers, prompts = ask(benchmark, questions, script, file, "m", 1, 512, _nobody)
-    return score(benchmark, questions, answers, file, runner, _nobody, prompts), script
+    answers, prompts = ask(
+        benchmark,
+        questions,
+        answerer=script,
+        file=file,
+        model="m",
+        seed=1,
+        batch=512,
+        advance=_nobody,
+    )
+    return score(
+        benchmark,
+        questions,
+        answers=answers,
+        file=file,
+        runner=runner,
+        advance=_nobody,
+        prompts=prompts,
+    ), script
 
 
 def _nobody(what: str, done: int, total: int) -> None:

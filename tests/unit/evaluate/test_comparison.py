@@ -216,10 +216,24 @@ def test_the_order_of_the_runs_changes_nothing_in_the_pairing() -> None:
 def test_table_rows() -> None:
     results = pairs([0.1, 0.12])
     results.append(
-        RunResult("x", "fedsdr", 0, "world-0", 1e-3, {"global": {"recall": 0.5}, "personal": {}})
+        RunResult(
+            path="x",
+            method="fedsdr",
+            seed=0,
+            world="world-0",
+            lr=1e-3,
+            scores={"global": {"recall": 0.5}, "personal": {}},
+        )
     )
     results.append(
-        RunResult("y", "fedsdr", 1, "world-1", 1e-3, {"global": {"length": 9}, "personal": {}})
+        RunResult(
+            path="y",
+            method="fedsdr",
+            seed=1,
+            world="world-1",
+            lr=1e-3,
+            scores={"global": {"length": 9}, "personal": {}},
+        )
     )
     comparison = compare(results, [], ["recall", "length"])
     # fedavg .20, .22: mean .21, sd .014142; fedsd .30, .34: mean .32, sd .028284
@@ -235,16 +249,23 @@ def test_table_rows() -> None:
 def test_personal_models_are_named_as_such() -> None:
     results = [
         RunResult(
-            f"runs/{s}",
-            "fedsdr",
-            s,
-            "w",
-            1e-3,
-            {"global": {"recall": 0.3}, "personal": {"recall": 0.4 + 0.01 * s}},
+            path=f"runs/{s}",
+            method="fedsdr",
+            seed=s,
+            world="w",
+            lr=1e-3,
+            scores={"global": {"recall": 0.3}, "personal": {"recall": 0.4 + 0.01 * s}},
         )
         for s in range(6)
     ] + [
-        RunResult(f"runs/a{s}", "fedavg", s, "w", 1e-3, {"global": {"recall": 0.2}})
+        RunResult(
+            path=f"runs/a{s}",
+            method="fedavg",
+            seed=s,
+            world="w",
+            lr=1e-3,
+            scores={"global": {"recall": 0.2}},
+        )
         for s in range(6)
     ]
     against_global = Contrast("fedsdr:personal", "fedsdr:global", "recall")
@@ -256,7 +277,9 @@ def test_personal_models_are_named_as_such() -> None:
 def full(method: str, seed: int, personal: bool = False) -> RunResult:
     scores = dict.fromkeys([*DEFAULT_MEASURES, "length"], 0.5)
     mixes = {"global": scores, "personal": scores} if personal else {"global": scores}
-    return RunResult(f"runs/{method}", method, seed, "w", 1e-3, mixes)
+    return RunResult(
+        path=f"runs/{method}", method=method, seed=seed, world="w", lr=1e-3, scores=mixes
+    )
 
 
 def test_default_contrasts() -> None:
@@ -277,7 +300,16 @@ def test_default_contrasts() -> None:
 
 def test_default_contrasts_pass_over_what_no_run_has() -> None:
     results = [run("fedavg", 0, recall=0.2, redundancy=0.1), run("fedsdr", 0, recall=0.3)]
-    results.append(RunResult("l", "local", 0, "world-0", 1e-3, {"personal": {"recall": 0.4}}))
+    results.append(
+        RunResult(
+            path="l",
+            method="local",
+            seed=0,
+            world="world-0",
+            lr=1e-3,
+            scores={"personal": {"recall": 0.4}},
+        )
+    )
     assert [str(c) for c in default_contrasts(results)] == [
         "fedsdr:global > fedavg:global on recall"
     ]
@@ -322,7 +354,14 @@ def test_a_contrast_built_by_hand_is_checked_too() -> None:
 
 
 def test_duplicate_runs_are_refused_by_path() -> None:
-    twin = RunResult("runs/again", "fedsd", 3, "world-3", 1e-2, {"global": {"recall": 0.1}})
+    twin = RunResult(
+        path="runs/again",
+        method="fedsd",
+        seed=3,
+        world="world-3",
+        lr=1e-2,
+        scores={"global": {"recall": 0.1}},
+    )
     with pytest.raises(RecipeError, match="fedsd with seed 3") as error:
         compare([*pairs(AHEAD), twin], [RECALL], ["recall"])
     assert "runs/fedsd-3 (lr 0.003)" in str(error.value)
@@ -331,7 +370,14 @@ def test_duplicate_runs_are_refused_by_path() -> None:
 
 def test_the_same_seed_in_another_world_is_refused_by_path() -> None:
     results = pairs(AHEAD)
-    other = RunResult("runs/other", "fedsdr", 4, "elsewhere", 3e-3, {"global": {"recall": 0.1}})
+    other = RunResult(
+        path="runs/other",
+        method="fedsdr",
+        seed=4,
+        world="elsewhere",
+        lr=3e-3,
+        scores={"global": {"recall": 0.1}},
+    )
     with pytest.raises(RecipeError, match="seed 4") as error:
         compare([*results, other], [RECALL], ["recall"])
     assert "runs/fedavg-4" in str(error.value)
@@ -402,7 +448,14 @@ def test_json_has_everything_the_text_says() -> None:
 
 def test_mixed_learning_rates_are_pointed_out() -> None:
     results = pairs(AHEAD)
-    results[0] = RunResult("z", "fedavg", 0, "world-0", 1e-2, {"global": {"recall": 0.2}})
+    results[0] = RunResult(
+        path="z",
+        method="fedavg",
+        seed=0,
+        world="world-0",
+        lr=1e-2,
+        scores={"global": {"recall": 0.2}},
+    )
     comparison = compare(results, [RECALL], ["recall"])
     assert comparison.notes == (
         "fedavg ran at several learning rates (0.003, 0.01): its mean mixes settings.",

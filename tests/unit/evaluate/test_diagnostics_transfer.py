@@ -33,26 +33,56 @@ def test_each_trains_alone_from_the_same_start(lora: StackedLora) -> None:
     own = [rows(lora, "a", 5), rows(lora, "b", 9), rows(lora, "c", 1)]
     start = lora.fresh("R", 1)
     told = list[int]()
-    together = train_apart(lora, "R", start, own, LOCAL, 0.01, 4, 3, 7, told.append)
-    in_pairs = train_apart(lora, "R", start, own, LOCAL, 0.01, 4, 2, 7)
+    together = train_apart(
+        lora,
+        "R",
+        start=start,
+        rows=own,
+        settings=LOCAL,
+        lr=0.01,
+        steps=4,
+        stack=3,
+        seed=7,
+        told=told.append,
+    )
+    in_pairs = train_apart(
+        lora, "R", start=start, rows=own, settings=LOCAL, lr=0.01, steps=4, stack=2, seed=7
+    )
     assert torch.allclose(together, in_pairs, rtol=0, atol=1e-9)
     assert told == [3]
     assert [bool((end == start).all()) for end in together] == [False] * 3
-    longer = train_apart(lora, "R", start, own, LOCAL, 0.01, 5, 3, 7)
+    longer = train_apart(
+        lora, "R", start=start, rows=own, settings=LOCAL, lr=0.01, steps=5, stack=3, seed=7
+    )
     assert not torch.allclose(together, longer)
-    assert not torch.allclose(together, train_apart(lora, "R", start, own, LOCAL, 0.01, 4, 3, 8))
+    assert not torch.allclose(
+        together,
+        train_apart(
+            lora, "R", start=start, rows=own, settings=LOCAL, lr=0.01, steps=4, stack=3, seed=8
+        ),
+    )
 
 
 def test_losses_are_those_of_the_scorer(lora: StackedLora) -> None:
     held_out, start = examples("h", 6), lora.fresh("R", 1)
     flats = train_apart(
-        lora, "R", start, [rows(lora, "a", 5), rows(lora, "b", 5)], LOCAL, 0.01, 6, 2, 7
+        lora,
+        "R",
+        start=start,
+        rows=[rows(lora, "a", 5), rows(lora, "b", 5)],
+        settings=LOCAL,
+        lr=0.01,
+        steps=6,
+        stack=2,
+        seed=7,
     )
     same = [render(lora.base, e, 256) for e in held_out]
-    expected = [Worn(lora, {"R": flat[None]}, "R", 256).loss([held_out])[0][0] for flat in flats]
+    expected = [
+        Worn(lora, {"R": flat[None]}, "R", max_length=256).loss([held_out])[0][0] for flat in flats
+    ]
     found = mean_loss(lora, "R", flats, same, batch=4)
     assert found.tolist() == pytest.approx(expected, abs=1e-9)
-    base = Worn(lora, {}, "", 256).loss([held_out])[0][0]
+    base = Worn(lora, {}, "", max_length=256).loss([held_out])[0][0]
     assert mean_loss(lora, "R", None, same, 2).tolist() == pytest.approx([base], abs=1e-9)
     # B = 0 is the base
     assert float(mean_loss(lora, "R", start[None], same, 2)) == pytest.approx(base, abs=1e-9)
@@ -60,7 +90,17 @@ def test_losses_are_those_of_the_scorer(lora: StackedLora) -> None:
 
 def test_transfer_is_relative_and_helps_at_home(lora: StackedLora) -> None:
     own = [rows(lora, "a", 4), rows(lora, "b", 4)]
-    flats = train_apart(lora, "R", lora.fresh("R", 1), own, LOCAL, 0.02, 20, 2, 7)
+    flats = train_apart(
+        lora,
+        "R",
+        start=lora.fresh("R", 1),
+        rows=own,
+        settings=LOCAL,
+        lr=0.02,
+        steps=20,
+        stack=2,
+        seed=7,
+    )
     found = loss_transfer(lora, "R", flats, [*own, []], stack=1, batch=8)
     assert found.shape == (2, 3)
     before = mean_loss(lora, "R", None, own[1], 8)

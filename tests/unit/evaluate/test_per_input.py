@@ -40,7 +40,7 @@ def states(lora: StackedLora, *rows: Example) -> Tensor:
 
 def gated(lora: StackedLora, anchors: list[Tensor], highest: float = 0.5) -> Worn:
     mix = PerInput("R+L", gated="L", highest=highest)
-    return Worn(lora, branches(lora), mix, 256, anchors=anchors)
+    return Worn(lora, branches(lora), mix, max_length=256, anchors=anchors)
 
 
 def one_by_one(lora: StackedLora, gates: list[list[float]]) -> list[tuple[float, int]]:
@@ -49,7 +49,7 @@ def one_by_one(lora: StackedLora, gates: list[list[float]]) -> list[tuple[float,
     for k, (own, weights) in enumerate(zip(ASKED, gates, strict=True)):
         flats = {b: flat[k : k + 1] for b, flat in branches(lora).items()}
         parts = [
-            Worn(lora, flats, f"{1 - g!r}*R+{g!r}*L", 256).loss([[e]])[0]
+            Worn(lora, flats, f"{1 - g!r}*R+{g!r}*L", max_length=256).loss([[e]])[0]
             for e, g in zip(own, weights, strict=True)
         ]
         tokens = sum(n for _, n in parts)
@@ -87,15 +87,15 @@ def test_the_client_s_own_prompt_has_the_highest_weight(lora: StackedLora) -> No
     first, second, third = gated(lora, own, highest=0.3).loss(data)
     flats = branches(lora)
     mine = {b: f[:1] for b, f in flats.items()}, {b: f[1:2] for b, f in flats.items()}
-    like = Worn(lora, mine[0], "0.7*R+0.3*L", 256).loss([data[0]])[0]
-    unlike = Worn(lora, mine[1], "R", 256).loss([data[1]])[0]
+    like = Worn(lora, mine[0], "0.7*R+0.3*L", max_length=256).loss([data[0]])[0]
+    unlike = Worn(lora, mine[1], "R", max_length=256).loss([data[1]])[0]
     check([first, second], [like, unlike])
     assert third == (0.0, 0)
 
 
 def test_with_no_weight_it_is_the_global_adapter(lora: StackedLora) -> None:
     anchors = [states(lora, *examples("a", 2))] * 3
-    plain = Worn(lora, {"R": branches(lora)["R"]}, "R", 256).loss(ASKED)
+    plain = Worn(lora, {"R": branches(lora)["R"]}, "R", max_length=256).loss(ASKED)
     check(gated(lora, anchors, highest=0.0).loss(ASKED), plain)
     other = gated(lora, anchors, highest=0.5).loss(ASKED)
     assert abs(other[0][0] - plain[0][0]) > 1e-3
@@ -116,9 +116,9 @@ def test_answers_are_those_of_the_mixed_adapters(lora: StackedLora) -> None:
     """Every example is its own anchor, so that each gate is ½ and one fixed mix answers alike."""
     data = [[ASKED[0][0]], [ASKED[1][0]], []]
     anchors = [states(lora, ASKED[0][0]), states(lora, ASKED[1][0]), states(lora, ASKED[0][0])]
-    fixed = Worn(lora, branches(lora), "0.5*R+0.5*L", 256)
+    fixed = Worn(lora, branches(lora), "0.5*R+0.5*L", max_length=256)
     assert gated(lora, anchors).answer(data, 8) == fixed.answer(data, 8)
-    assert Worn(lora, branches(lora), "R", 256).answer(data, 8) != fixed.answer(data, 8)
+    assert Worn(lora, branches(lora), "R", max_length=256).answer(data, 8) != fixed.answer(data, 8)
 
 
 def test_the_branches_handed_over_stay_as_they_were(lora: StackedLora) -> None:

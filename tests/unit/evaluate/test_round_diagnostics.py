@@ -221,9 +221,20 @@ def observed(one: Toy, rounds: int = 3, **settings: Any) -> list[dict[str, Any]]
 
     names = sorted(one.cohort.site.clients)
     first = ServerState(0, one.branches.first(), seed=5, clients=len(names))
-    chosen = LoopSettings("toy", 5, rounds, 1e-2, ranks=one.branches.ranks, **settings)
+    chosen = LoopSettings(
+        run="toy", seed=5, rounds=rounds, lr=1e-2, ranks=one.branches.ranks, **settings
+    )
     digest = one.lora.base.digest
-    run_rounds(one.algorithm, one.cohort, names, first, one.run, chosen, digest, observe=observe)
+    run_rounds(
+        one.algorithm,
+        one.cohort,
+        clients=names,
+        first=first,
+        run=one.run,
+        settings=chosen,
+        base_digest=digest,
+        observe=observe,
+    )
     return one.run.rows("diagnostics.jsonl")
 
 

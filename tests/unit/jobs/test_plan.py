@@ -370,7 +370,7 @@ def test_patience_needs_validation_rows(base: BaseModel) -> None:
 
 
 def raw(forward: str, train: str, **given: Any) -> Stage:
-    return Stage((Term(Raw(), forward, train, **given),))
+    return Stage((Term(Raw(), forward=forward, train=train, **given),))
 
 
 @pytest.mark.parametrize(
@@ -403,15 +403,19 @@ def raw(forward: str, train: str, **given: Any) -> Stage:
             ["no stage runs in 1 rounds", "round 1"],
         ),
         (
-            Algorithm("x", (Stage((Term(Rewritten(teacher="global"), "R", "R"),)),), share=""),
+            Algorithm(
+                "x",
+                (Stage((Term(Rewritten(teacher="global"), forward="R", train="R"),)),),
+                share="",
+            ),
             ["teacher global", "shares nothing"],
         ),
         (
             Algorithm(
                 "x",
                 (
-                    Stage((Term(Rewritten(), "R", "R"),)),
-                    Stage((Term(Rewritten(teacher="global"), "R", "R"),)),
+                    Stage((Term(Rewritten(), forward="R", train="R"),)),
+                    Stage((Term(Rewritten(teacher="global"), forward="R", train="R"),)),
                 ),
             ),
             ["several teachers"],

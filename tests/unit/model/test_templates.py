@@ -29,7 +29,7 @@ from fedsdr.types import Example, Message
 
 ROW = Example("a", "Hi", "Hello")
 SAID = (Message("user", "Hi"), Message("assistant", "Hello"))
-TURNS = Example("b", "Bye", "Ciao", "Be kind.", history=SAID)
+TURNS = Example("b", "Bye", "Ciao", system="Be kind.", history=SAID)
 SPACE = "▁"  # how SentencePiece writes it
 
 
@@ -269,7 +269,7 @@ def test_text_of_any_script_survives(name: str, base32: BaseModel) -> None:
     base = speaking(base32, FAMILIES[name].tokenizer(), name, "all")
     odd = "größe 40 µg — 漢字 😀👩‍👩‍👧 שלום مرحبا \u200fx\u2028y {{ m }} {% if %}"
     plain, strange = (
-        Example("d", x, x, x, history=(Message("user", x), Message("assistant", x)))
+        Example("d", x, x, system=x, history=(Message("user", x), Message("assistant", x)))
         for x in ("\x01", odd)
     )
     wanted = marked(base, render(base, plain, 4096)).replace("\x01", odd)

@@ -14,7 +14,14 @@ from fedsdr.types import ServerState, Update
 def update(
     client: str, weight: float, *values: float, dtype: torch.dtype = torch.float32
 ) -> Update:
-    return Update("run", 1, client, "base", weight, {"w": torch.tensor(values, dtype=dtype)})
+    return Update(
+        run="run",
+        round=1,
+        client_id=client,
+        base_digest="base",
+        weight=weight,
+        shared={"w": torch.tensor(values, dtype=dtype)},
+    )
 
 
 def test_the_weighted_mean_of_three_changes() -> None:
@@ -77,5 +84,5 @@ def test_state_and_slots_are_kept() -> None:
 
 
 def test_an_algorithm_that_shares_nothing_has_nothing_to_combine() -> None:
-    nothing = Update("run", 1, "a", "base", 1.0, {})
+    nothing = Update(run="run", round=1, client_id="a", base_digest="base", weight=1.0, shared={})
     assert Mean()(ServerState(0, {}), [nothing]).shared == {}

@@ -21,7 +21,9 @@ def f64(*rows: list[float]) -> Tensor:
 
 def update(client: str, weight: float, **changes: float) -> Update:
     shared = {f"{branch}/l.A": f64([x]) for branch, x in changes.items()}
-    return Update("run", 1, client, "base", weight, shared)
+    return Update(
+        run="run", round=1, client_id=client, base_digest="base", weight=weight, shared=shared
+    )
 
 
 def test_the_moves_count_each_client_s_own_steps() -> None:
@@ -115,7 +117,14 @@ def test_half_precision_is_added_up_in_single() -> None:
     """2048 + 1 is 2048 in fp16."""
     half = {"C/l.A": torch.tensor([0.0], dtype=torch.float16)}
     sent = [
-        Update("run", 1, str(k), "base", 1.0, {"C/l.A": torch.tensor([x], dtype=torch.float16)})
+        Update(
+            run="run",
+            round=1,
+            client_id=str(k),
+            base_digest="base",
+            weight=1.0,
+            shared={"C/l.A": torch.tensor([x], dtype=torch.float16)},
+        )
         for k, x in enumerate([2048.0, 1.0, 1.0, 1.0, 1.0])
     ]
     after = Controlled("C")(ServerState(0, half, clients=4), sent)

@@ -57,7 +57,7 @@ def scaled(by: float) -> Callable[[Any, Any], Any]:
 
 
 def plain(**changes: Any) -> Algorithm:
-    term = Term(Raw(), "R", "R", Sum((CrossEntropy(), Proximal(5.0))))
+    term = Term(Raw(), forward="R", train="R", objective=Sum((CrossEntropy(), Proximal(5.0))))
     return replace(Algorithm("mine", (Stage((term,)),)), **changes)
 
 

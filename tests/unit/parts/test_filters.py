@@ -239,7 +239,17 @@ def test_updates_and_state_are_left_as_they_came(sift: Filter) -> None:
 
 @every_filter
 def test_a_half_that_nobody_sent_is_not_missed(sift: Filter) -> None:
-    half = [Update("run", 1, f"c{k}", "b", 1, {B: torch.tensor([k / 8])}) for k in range(5)]
+    half = [
+        Update(
+            run="run",
+            round=1,
+            client_id=f"c{k}",
+            base_digest="b",
+            weight=1,
+            shared={B: torch.tensor([k / 8])},
+        )
+        for k in range(5)
+    ]
     after = Mean()(ServerState(0, {A: torch.ones(2), B: torch.zeros(1)}), sift(start(), half))
     assert after.shared[A].tolist() == [1.0, 1.0]
 

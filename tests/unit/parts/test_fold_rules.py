@@ -36,7 +36,16 @@ def trained(state: ServerState, ranks: tuple[int, ...]) -> list[Update]:
             n: torch.randn(t.shape, generator=random, dtype=F64).to(t.dtype)
             for n, t in begun.items()
         }
-        updates.append(Update("run", state.round + 1, f"c{k}", "base", 1.0 + k, changes))
+        updates.append(
+            Update(
+                run="run",
+                round=state.round + 1,
+                client_id=f"c{k}",
+                base_digest="base",
+                weight=1.0 + k,
+                shared=changes,
+            )
+        )
     return updates
 
 
@@ -95,8 +104,22 @@ def test_by_hand() -> None:
     one = torch.ones(1, 1, dtype=F64)
     state = ServerState(0, {"R/x.A": one, "R/x.B": one})
     updates = [
-        Update("run", 1, "a", "base", 1, {"R/x.A": 0 * one, "R/x.B": one}),
-        Update("run", 1, "b", "base", 1, {"R/x.A": 2 * one, "R/x.B": 3 * one}),
+        Update(
+            run="run",
+            round=1,
+            client_id="a",
+            base_digest="base",
+            weight=1,
+            shared={"R/x.A": 0 * one, "R/x.B": one},
+        ),
+        Update(
+            run="run",
+            round=1,
+            client_id="b",
+            base_digest="base",
+            weight=1,
+            shared={"R/x.A": 2 * one, "R/x.B": 3 * one},
+        ),
     ]
     flora, fedex = Merged(DOWN)(state, updates).shared, MeanAndResidual()(state, updates).shared
     assert flora["P/x.W"].item() == pytest.approx(7)
@@ -118,7 +141,12 @@ def test_fedex_with_one_client_is_fedavg_and_has_no_p(dtype: torch.dtype) -> Non
 
 def replace_weight(update: Update, weight: float) -> Update:
     return Update(
-        update.run, update.round, update.client_id, update.base_digest, weight, update.shared
+        run=update.run,
+        round=update.round,
+        client_id=update.client_id,
+        base_digest=update.base_digest,
+        weight=weight,
+        shared=update.shared,
     )
 
 

@@ -50,7 +50,9 @@ def state_of(a: Tensor, b: Tensor, round: int = 0, **more: Tensor) -> ServerStat
 
 def sent(client: str, weight: float, **halves: Tensor) -> Update:
     shared = {f"R/layer.{half}": change for half, change in halves.items()}
-    return Update("run", 1, client, "base", weight, shared)
+    return Update(
+        run="run", round=1, client_id=client, base_digest="base", weight=weight, shared=shared
+    )
 
 
 def random_round(
@@ -302,7 +304,14 @@ def test_what_is_no_pair_of_r_stays_or_is_averaged(rule: Combine) -> None:
     )
     changes = (torch.full((1, 2), 8.0), torch.zeros(1, 2))
     updates = [
-        Update("run", 1, c, "base", n, {**u.shared, "C/layer.A": change})
+        Update(
+            run="run",
+            round=1,
+            client_id=c,
+            base_digest="base",
+            weight=n,
+            shared={**u.shared, "C/layer.A": change},
+        )
         for c, n, u, change in zip("ab", (1.0, 3.0), (first, second), changes, strict=True)
     ]
     new = rule(state, updates)
@@ -375,7 +384,17 @@ def test_fp32_is_fp64_up_to_rounding(rule: Combine) -> None:
     begun = narrow(state.shared)
     single = rule(
         state_of(begun[A], begun[B], 4),
-        [Update("run", 1, u.client_id, "base", u.weight, narrow(u.shared)) for u in updates],
+        [
+            Update(
+                run="run",
+                round=1,
+                client_id=u.client_id,
+                base_digest="base",
+                weight=u.weight,
+                shared=narrow(u.shared),
+            )
+            for u in updates
+        ],
     )
     assert {t.dtype for t in single.shared.values()} == {torch.float32}
     want = product(rule(state, updates).shared)

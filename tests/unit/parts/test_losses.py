@@ -44,7 +44,7 @@ def test_what_is_trained_on_what(
 
 
 def test_two_of_one_name_are_told_apart() -> None:
-    raw, mixed = Term(Raw(), "R", "R"), Term(Mixed(0.5), "R", "R")
+    raw, mixed = Term(Raw(), forward="R", train="R"), Term(Mixed(0.5), forward="R", train="R")
     algorithm = Algorithm("x", (Stage((raw, mixed)), Stage((raw, raw))))
     assert [loss.name for loss in term_losses(algorithm, 1)] == [
         *("R on raw (stage 1)", "R on mixed"),

@@ -49,9 +49,9 @@ def test_a_mix_that_is_none_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("made", "told"),
     [
-        (lambda: Term(Raw(), "R+R", "R"), "R stands there twice; name it once"),
-        (lambda: Term(Raw(), "R", "0.5*R"), "train '0.5\\*R': R has a weight"),
-        (lambda: Term(Raw(), "R", "R", weight=math.nan), "its weight must be finite"),
+        (lambda: Term(Raw(), forward="R+R", train="R"), "R stands there twice; name it once"),
+        (lambda: Term(Raw(), forward="R", train="0.5*R"), "train '0.5\\*R': R has a weight"),
+        (lambda: Term(Raw(), forward="R", train="R", weight=math.nan), "its weight must be finite"),
         (lambda: Algorithm("x", (), share="0.5*R"), "share '0.5\\*R': R has a weight"),
         (lambda: Algorithm("x", (), deploys={"global": "1.2.3*R"}), "'1.2.3\\*R' is neither"),
         (lambda: PerInput("R", "L"), "it has no L to weigh by the input"),

@@ -17,7 +17,14 @@ def state(value: float = 0.0, round: int = 0) -> ServerState:
 
 def sent(*changes: float) -> list[Update]:
     return [
-        Update("run", 1, str(k), "base", 1.0, {NAME: torch.tensor([x], dtype=torch.float64)})
+        Update(
+            run="run",
+            round=1,
+            client_id=str(k),
+            base_digest="base",
+            weight=1.0,
+            shared={NAME: torch.tensor([x], dtype=torch.float64)},
+        )
         for k, x in enumerate(changes)
     ]
 

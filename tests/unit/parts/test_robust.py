@@ -107,7 +107,10 @@ def test_one_liar_of_eight_cannot_leave_the_range_of_the_honest(name: str, seed:
 @every_rule
 def test_the_largest_numbers_that_are_admitted_overflow_nothing(rule: Combine) -> None:
     big = {A: torch.full((3, 4), 1e6), B: torch.full((6,), -1e6)}
-    updates = [Update("run", 1, f"c{k}", "base", 1e9, big) for k in range(5)]
+    updates = [
+        Update(run="run", round=1, client_id=f"c{k}", base_digest="base", weight=1e9, shared=big)
+        for k in range(5)
+    ]
     after = rule(zeros(), updates).shared
     assert after[A].equal(big[A])
     assert after[B].equal(big[B])
@@ -119,13 +122,33 @@ def test_equal_updates_give_what_the_mean_gives(rule: Combine, n: int) -> None:
     """In fp64, up to the last digit of the mean's own sums; in fp32 the change itself, to the
     bit."""
     (one,) = crowd(1, 5, torch.float64)
-    same = [Update("run", 1, f"c{k}", "base", 1.0 + k, one.shared) for k in range(n)]
+    same = [
+        Update(
+            run="run",
+            round=1,
+            client_id=f"c{k}",
+            base_digest="base",
+            weight=1.0 + k,
+            shared=one.shared,
+        )
+        for k in range(n)
+    ]
     state = zeros(torch.float64)
     assert flat(rule(state, same).shared) == pytest.approx(
         flat(Mean()(state, same).shared), rel=1e-14
     )
     (single,) = crowd(1, 5)
-    same = [Update("run", 1, f"c{k}", "base", 1.0 + k, single.shared) for k in range(n)]
+    same = [
+        Update(
+            run="run",
+            round=1,
+            client_id=f"c{k}",
+            base_digest="base",
+            weight=1.0 + k,
+            shared=single.shared,
+        )
+        for k in range(n)
+    ]
     assert digest(rule(zeros(), same).shared) == digest(single.shared)
 
 
@@ -144,7 +167,17 @@ def test_what_nobody_sent_stays_as_it_is_with_all_else_in_the_state(rule: Combin
     before = ServerState(
         4, {A: torch.full((3, 4), 2.0), B: torch.ones(6)}, {"m": torch.ones(1)}, seed=11, clients=9
     )
-    half = [Update("run", 5, u.client_id, "base", u.weight, {B: u.shared[B]}) for u in crowd(5, 1)]
+    half = [
+        Update(
+            run="run",
+            round=5,
+            client_id=u.client_id,
+            base_digest="base",
+            weight=u.weight,
+            shared={B: u.shared[B]},
+        )
+        for u in crowd(5, 1)
+    ]
     after = rule(before, half)
     assert after.shared[A].equal(before.shared[A])
     assert not after.shared[B].equal(before.shared[B])
@@ -183,7 +216,14 @@ def test_stacks_hold_a_few_updates_worth_at_a_time() -> None:
     """16 clients of 32 equal tensors: 4/16 of the names at a time, so one pass to count and 4."""
     names = [f"R/{i:02}.A" for i in range(32)]
     updates = [
-        Update("run", 1, f"c{k:02}", "base", 1, {n: torch.full((5,), float(k)) for n in names})
+        Update(
+            run="run",
+            round=1,
+            client_id=f"c{k:02}",
+            base_digest="base",
+            weight=1,
+            shared={n: torch.full((5,), float(k)) for n in names},
+        )
         for k in range(16)
     ]
     spool = Spool(updates)
@@ -198,7 +238,14 @@ def test_stacks_hold_a_few_updates_worth_at_a_time() -> None:
 def test_a_tensor_larger_than_all_others_goes_by_itself() -> None:
     sizes = {"a": 1, "b": 100, "c": 1, "d": 1}
     updates = [
-        Update("run", 1, f"c{k}", "base", 1, {n: torch.ones(s) for n, s in sizes.items()})
+        Update(
+            run="run",
+            round=1,
+            client_id=f"c{k}",
+            base_digest="base",
+            weight=1,
+            shared={n: torch.ones(s) for n, s in sizes.items()},
+        )
         for k in range(20)
     ]
     spool = Spool(updates)
@@ -208,7 +255,14 @@ def test_a_tensor_larger_than_all_others_goes_by_itself() -> None:
 
 def test_half_precision_is_averaged_in_more() -> None:
     updates = [
-        Update("run", 1, f"c{k}", "base", 1, {B: torch.tensor([x], dtype=torch.bfloat16)})
+        Update(
+            run="run",
+            round=1,
+            client_id=f"c{k}",
+            base_digest="base",
+            weight=1,
+            shared={B: torch.tensor([x], dtype=torch.bfloat16)},
+        )
         for k, x in enumerate((256.0, 258.0))
     ]
     after = CoordinateMedian()(start(dtype=torch.float32), updates)
@@ -224,7 +278,10 @@ def test_ranks_that_differ_are_refused(name: str) -> None:
 
 @every_rule
 def test_a_round_in_which_nothing_is_sent_changes_only_its_number(rule: Combine) -> None:
-    nothing = [Update("run", 1, c, "base", 1.0, {}) for c in "abc"]
+    nothing = [
+        Update(run="run", round=1, client_id=c, base_digest="base", weight=1.0, shared={})
+        for c in "abc"
+    ]
     after = rule(zeros(), nothing)
     assert after.round == 1
     assert digest(after.shared) == digest(zeros().shared)

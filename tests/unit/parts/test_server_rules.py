@@ -37,7 +37,9 @@ every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 
 def update(client: str, weight: float, dtype: torch.dtype, **values: float) -> Update:
     shared = {f"R/layer.{name}": torch.tensor([x], dtype=dtype) for name, x in values.items()}
-    return Update("run", 1, client, "base", weight, shared)
+    return Update(
+        run="run", round=1, client_id=client, base_digest="base", weight=weight, shared=shared
+    )
 
 
 def two_clients(dtype: torch.dtype = torch.float64, **deltas: float) -> list[Update]:
@@ -177,7 +179,14 @@ def test_the_codebases_variants_are_what_that_codebase_computes(kind: str) -> No
     state = ServerState(0, {W: torch.zeros(7, dtype=torch.float64)})
     for number, clients in enumerate(rounds):
         updates = [
-            Update("run", number + 1, f"c{k}", "base", n, {W: torch.tensor(change)})
+            Update(
+                run="run",
+                round=number + 1,
+                client_id=f"c{k}",
+                base_digest="base",
+                weight=n,
+                shared={W: torch.tensor(change)},
+            )
             for k, (n, change) in enumerate(clients)
         ]
         state = rule(state, updates)
@@ -193,7 +202,12 @@ def test_without_momentum_at_rate_one_the_rule_is_the_mean(variant: str) -> None
     for round in range(3):
         updates = [
             Update(
-                "run", round, c, "base", n, {W: torch.randn(4, 3, generator=generator(c, round))}
+                run="run",
+                round=round,
+                client_id=c,
+                base_digest="base",
+                weight=n,
+                shared={W: torch.randn(4, 3, generator=generator(c, round))},
             )
             for c, n in (("a", 3.0), ("b", 5.0), ("c", 1.0))
         ]
@@ -238,7 +252,14 @@ def test_a_round_in_which_nothing_is_shared_changes_only_its_number(rule: Combin
 @every_rule
 def test_control_variates_are_stepped_like_any_tensor(rule: Combine) -> None:
     both = {name: torch.zeros(1) for name in (W, "C/layer.B")}
-    sent = Update("run", 1, "a", "base", 1.0, {name: torch.tensor([8.0]) for name in both})
+    sent = Update(
+        run="run",
+        round=1,
+        client_id="a",
+        base_digest="base",
+        weight=1.0,
+        shared={name: torch.tensor([8.0]) for name in both},
+    )
     after = rule(ServerState(0, both), [sent])
     assert after.shared["C/layer.B"].item() == after.shared[W].item() != 0
 

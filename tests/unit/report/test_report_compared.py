@@ -152,7 +152,18 @@ def test_seeds_are_those_that_are_pairs(tmp_path: Path) -> None:
 def test_an_interval_that_ends_at_zero_is_shown() -> None:
     difference = Summary(2, -0.1, 0.02, (-0.2, 0.0))
     contrast = Contrast.parse("fedsd:global > fedavg:global on recall")
-    finding = Finding(contrast, (1, 2), (), difference, 0.0496, 0.5, 0.0496, 0.5, 0.5, 1)
+    finding = Finding(
+        contrast=contrast,
+        seeds=(1, 2),
+        left_out=(),
+        difference=difference,
+        paired_t_p=0.0496,
+        sign_flip_p=0.5,
+        paired_t_holm=0.0496,
+        sign_flip_holm=0.5,
+        lowest_holm=0.5,
+        family=1,
+    )
     found = Comparison(("recall",), (), (finding,), ())
     cells = contrasts(Group("", {}, found, ("recall",), ()), {"recall": 1}).rows[0]
     assert [cell.main for cell in cells[3:]] == ["−0.10", "0.0496", "0.50", "too few seeds to tell"]

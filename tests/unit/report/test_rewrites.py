@@ -32,7 +32,15 @@ def made(
         write_rows(run / "clients" / client / "rewrites.jsonl", own)
     recipe = {"data": {"atlas": {"preset": "small"}}} if atlas else {"data": {"file": "x.jsonl"}}
     facts = {"from_python": {"clients": False}}
-    return RunRecord(run, "made", "finished", facts, "", recipe, audit=audit)
+    return RunRecord(
+        path=run,
+        name="made",
+        state="finished",
+        facts=facts,
+        recipe_text="",
+        recipe=recipe,
+        audit=audit,
+    )
 
 
 def shown(section: Section | Absent) -> Section:

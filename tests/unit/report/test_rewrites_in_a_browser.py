@@ -62,7 +62,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     def open_(rows: Mapping[str, Sequence[Any]] = ROWS, anchor: str = "") -> Any:
         for client, own in rows.items():
             write_rows(tmp_path / "clients" / client / "rewrites.jsonl", own)
-        record = RunRecord(tmp_path, "made", "finished", {}, "", {})
+        record = RunRecord(
+            path=tmp_path, name="made", state="finished", facts={}, recipe_text="", recipe={}
+        )
         file.write_text(render_report([record], PageOptions(include_texts=True)), encoding="utf-8")
         page.goto(file.as_uri() + anchor)
         page.wait_for_selector(".rw-list li")

@@ -112,7 +112,7 @@ def test_half_a_branch_is_trained_and_the_other_half_is_untouched(
     lora: StackedLora, half: str
 ) -> None:
     """Weight decay included: a frozen half does not shrink."""
-    stage = Stage((Term(RAW, "R+S", f"R.{half}"),))
+    stage = Stage((Term(RAW, forward="R+S", train=f"R.{half}"),))
     begin, result = trained(lora, stage, (3, 5), weight_decay=0.1)
     columns = lora.layouts["R"].columns(half)
     frozen = torch.ones(begin["R"].shape[1], dtype=torch.bool)
@@ -125,15 +125,18 @@ def test_half_a_branch_is_trained_and_the_other_half_is_untouched(
 def test_half_a_branch_moves_as_it_does_when_all_is_trained(lora: StackedLora) -> None:
     """With SGD, unclipped, one step: the gradient of B does not depend on whether A is trained."""
     options: dict[str, Any] = {"steps": 1, "optimizer": "sgd", "clip": None}
-    _, half = trained(lora, Stage((Term(RAW, "R", "R.B"),)), (3,), **options)
-    _, whole = trained(lora, Stage((Term(RAW, "R", "R"),)), (3,), **options)
+    _, half = trained(lora, Stage((Term(RAW, forward="R", train="R.B"),)), (3,), **options)
+    _, whole = trained(lora, Stage((Term(RAW, forward="R", train="R"),)), (3,), **options)
     columns = lora.layouts["R"].columns("B")
     assert torch.equal(half.flats["R"][:, columns], whole.flats["R"][:, columns])
 
 
 def test_in_a_joint_stage_each_term_reaches_only_its_own_branch(lora: StackedLora) -> None:
     """One SGD step on both terms equals the step of either term alone, branch by branch."""
-    smooth, rectify = Term(RAW, "R+S", "S"), Term(RAW, "R+S", "R", weight=0.5)
+    smooth, rectify = (
+        Term(RAW, forward="R+S", train="S"),
+        Term(RAW, forward="R+S", train="R", weight=0.5),
+    )
     options: dict[str, Any] = {"steps": 1, "optimizer": "sgd", "clip": None}
     begin, joint = trained(lora, Stage((smooth, rectify)), (3, 4), **options)
     _, alone = trained(lora, Stage((smooth,)), (3, 4), **options)
@@ -141,7 +144,12 @@ def test_in_a_joint_stage_each_term_reaches_only_its_own_branch(lora: StackedLor
     assert torch.equal(alone.flats["R"], begin["R"])
     # The second term draws batches of its own; in a stage of two R terms it draws the same ones.
     _, doubled = trained(
-        lora, Stage((Term(RAW, "R+S", "S", weight=0.0), Term(RAW, "R+S", "R"))), (3, 4), **options
+        lora,
+        Stage(
+            (Term(RAW, forward="R+S", train="S", weight=0.0), Term(RAW, forward="R+S", train="R"))
+        ),
+        (3, 4),
+        **options,
     )
     half = (doubled.flats["R"] - begin["R"]) / 2
     assert torch.allclose(joint.flats["R"] - begin["R"], half, rtol=0, atol=1e-9)
@@ -149,14 +157,14 @@ def test_in_a_joint_stage_each_term_reaches_only_its_own_branch(lora: StackedLor
 
 
 def test_one_term_may_train_two_branches(lora: StackedLora) -> None:
-    begin, result = trained(lora, Stage((Term(RAW, "R+S", "R+S"),)), (3,))
+    begin, result = trained(lora, Stage((Term(RAW, forward="R+S", train="R+S"),)), (3,))
     assert not torch.equal(result.flats["R"], begin["R"])
     assert not torch.equal(result.flats["S"], begin["S"])
 
 
 def test_a_finished_client_is_untouched_after_its_last_step(lora: StackedLora) -> None:
     """2, 9 and 4 rows at batch 2 are 1, 5 and 2 steps: each ends where it would alone."""
-    stage = Stage((Term(RAW, "R+S", "R"),))
+    stage = Stage((Term(RAW, forward="R+S", train="R"),))
     begin, together = trained(lora, stage, (2, 9, 4), weight_decay=0.1)
     assert together.steps == (1, 5, 2)
     for k, size in enumerate((2, 9, 4)):
@@ -173,17 +181,19 @@ def test_what_it_was_given_is_not_changed(lora: StackedLora) -> None:
     begin = flats(lora, 2)
     kept = {b: flat.clone() for b, flat in begin.items()}
     jobs = [StageJob(c, (rows(lora, c, 3),), 1) for c in "ab"]
-    train_stage(lora, Stage((Term(RAW, "R", "R"),)), begin, jobs, LocalSettings(batch=2), 0.1)
+    train_stage(
+        lora, Stage((Term(RAW, forward="R", train="R"),)), begin, jobs, LocalSettings(batch=2), 0.1
+    )
     assert all(torch.equal(begin[b], kept[b]) for b in begin)
 
 
 def test_a_branch_faded_to_nothing_is_as_good_as_absent(lora: StackedLora) -> None:
-    absent = trained(lora, Stage((Term(RAW, "R", "R"),)), (3, 5))[1]
+    absent = trained(lora, Stage((Term(RAW, forward="R", train="R"),)), (3, 5))[1]
     for fade in (Fade("S", scale=0.0), Fade("S", dropout=1.0)):
-        faded = trained(lora, Stage((Term(RAW, "R+S", "R", fade=fade),)), (3, 5))[1]
+        faded = trained(lora, Stage((Term(RAW, forward="R+S", train="R", fade=fade),)), (3, 5))[1]
         assert torch.allclose(faded.flats["R"], absent.flats["R"], rtol=0, atol=1e-9)
-    full = trained(lora, Stage((Term(RAW, "R+S", "R", fade=Fade("S")),)), (3, 5))[1]
-    plain = trained(lora, Stage((Term(RAW, "R+S", "R"),)), (3, 5))[1]
+    full = trained(lora, Stage((Term(RAW, forward="R+S", train="R", fade=Fade("S")),)), (3, 5))[1]
+    plain = trained(lora, Stage((Term(RAW, forward="R+S", train="R"),)), (3, 5))[1]
     assert torch.allclose(full.flats["R"], plain.flats["R"], rtol=0, atol=1e-12)
     assert not torch.allclose(plain.flats["R"], absent.flats["R"], rtol=0, atol=1e-4)
 
@@ -212,7 +222,7 @@ def test_steps_of_a_stage(examples: int, batch: int, epochs: float, steps: int) 
 def test_a_stages_own_epochs_and_part() -> None:
     job = StageJob("a", ([Rendered((1,), (1.0,))] * 8,), 1)
     settings = LocalSettings(epochs=4, batch=4)
-    term = Term(RAW, "R", "R")
+    term = Term(RAW, forward="R", train="R")
     assert job.steps(Stage((term,)), settings) == 8
     assert job.steps(Stage((term,), part=0.5), settings) == 4
     assert job.steps(Stage((term,), epochs=1), settings) == 2

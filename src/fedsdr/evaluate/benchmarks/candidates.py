@@ -42,15 +42,15 @@ def fixed_mixes(algorithm: Algorithm, wanted: Sequence[str]) -> dict[str, str]:
                 f"--mix: {algorithm.name} has no mix {name!r}.{nearest(name, known)} It has "
                 f"{', '.join(known)}"
             )
-    found = dict[str, str]()
+    mixes = dict[str, str]()
     for name, mix in algorithm.deploys.items():
         if isinstance(mix, PerInput):
             # A benchmark's questions have no client whose data they could be like.
             if name in wanted:
                 raise RunError(f"--mix: {name!r} depends on each input, and is not scored on tasks")
         elif name in wanted or not (wanted or algorithm.is_personal(mix)):
-            found[name] = mix
-    return found
+            mixes[name] = mix
+    return mixes
 
 
 def candidates(
@@ -66,14 +66,14 @@ def candidates(
     for name, mix in mixes.items():
         round = rounds[name]
         shared = run.load_checkpoint(round).tensors.get("shared", {})
-        own = algorithm.is_personal(mix)
-        for client in sorted(artifacts_in(run.root / "clients")) if own else [""]:
-            state = run.load_client_state(client, round + 1) if own else None
-            if own and state is None:
+        personal = algorithm.is_personal(mix)
+        for client in sorted(artifacts_in(run.root / "clients")) if personal else [""]:
+            state = run.load_client_state(client, round + 1) if personal else None
+            if personal and state is None:
                 continue  # it never trained: its model would be the global one
             branches = state.tensors.get("branches", {}) if state else {}
             yield Candidate(
-                f"{name}/{client}" if own else name,
+                f"{name}/{client}" if personal else name,
                 digest({**shared, **branches}),
                 round,
                 partial(wear, shared, branches, mix) if wear else None,

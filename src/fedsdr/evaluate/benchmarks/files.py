@@ -26,11 +26,11 @@ def texts(row: Row, column: str, least: int, most: int) -> list[str]:
     value = row.values.get(column)
     if not isinstance(value, list):
         raise row.error(f"must be a list of texts, not {kind(value)}", column)
-    found = [row.checked(v, column, blank=True) for v in cast("list[object]", value)]
-    if not least <= len(found) <= most:
+    items = [row.checked(v, column, blank=True) for v in cast("list[object]", value)]
+    if not least <= len(items) <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
-        raise row.error(f"must hold {wanted} texts, not {len(found)}", column)
-    return found
+        raise row.error(f"must hold {wanted} texts, not {len(items)}", column)
+    return items
 
 
 def letter(row: Row, column: str, options: int) -> str:

@@ -8,7 +8,7 @@ from fedsdr.evaluate.benchmarks.session import Scored
 from fedsdr.evaluate.statistics import paired_bootstrap
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forgetting:
     """`difference`: the adapter's score minus the base's, with its paired 95 % interval."""
 
@@ -22,18 +22,18 @@ class Forgetting:
 
     @property
     def words(self) -> str:
-        said = f"{self.task}: base {self.base:.3f}, {self.mix} {self.score:.3f}"
+        figures = f"{self.task}: base {self.base:.3f}, {self.mix} {self.score:.3f}"
         if self.interval is None:
-            return f"{said}; one item shows nothing."
+            return f"{figures}; one item shows nothing."
         low, high = self.interval
         if low == high == 0:
-            return f"{said}: the same on each of {self.n} items."
+            return f"{figures}: the same on each of {self.n} items."
         moved = f"{self.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
         if high < 0:
-            return f"{said}: forgotten, {moved}."
+            return f"{figures}: forgotten, {moved}."
         if low > 0:
-            return f"{said}: gained, {moved}."
-        return f"{said}: no difference that holds up, {moved}."
+            return f"{figures}: gained, {moved}."
+        return f"{figures}: no difference that holds up, {moved}."
 
 
 def forgetting(mix: str, base: Scored, other: Scored) -> Forgetting | None:
@@ -45,5 +45,11 @@ def forgetting(mix: str, base: Scored, other: Scored) -> Forgetting | None:
     right = [base.grades[item] for item in other.grades]
     difference, interval = paired_bootstrap(left, right, groups)
     return Forgetting(
-        other.benchmark.name, mix, other.n, base.score, other.score, difference, interval
+        task=other.benchmark.name,
+        mix=mix,
+        n=other.n,
+        base=base.score,
+        score=other.score,
+        difference=difference,
+        interval=interval,
     )

@@ -46,8 +46,8 @@ def same_sentiment(question: Question, answer: str) -> float:
 
 def verdict(text: str) -> str:
     """The first word, where it is one of the three."""
-    found = re.match(r"\W*(yes|no|maybe)\b", text.lower())
-    return found[1] if found else ""
+    match = re.match(r"\W*(yes|no|maybe)\b", text.lower())
+    return match[1] if match else ""
 
 
 def same_verdict(question: Question, answer: str) -> float:
@@ -59,8 +59,8 @@ def same_verdict(question: Question, answer: str) -> float:
 
 def worked_out(question: Question, answer: str) -> float:
     """Strict: the number behind "#### ", before a question that the model asks itself."""
-    found = MARKED.search(_first_answer(answer))
-    return float(found is not None and _number(found[1]) == _number(question.gold))
+    match = MARKED.search(_first_answer(answer))
+    return float(match is not None and _number(match[1]) == _number(question.gold))
 
 
 def last_number(questions: Sequence[Question], answers: Sequence[str]) -> Mapping[str, float]:
@@ -85,11 +85,11 @@ def macro_f1(label: Callable[[str], str], labels: Sequence[str]) -> Measures:
 
     def measured(questions: Sequence[Question], answers: Sequence[str]) -> Mapping[str, float]:
         gold = [label(q.gold) for q in questions]
-        said = [label(a) for a in answers]
+        predicted = [label(a) for a in answers]
         scores = list[float]()
-        for one in labels:
-            hits = sum(g == s == one for g, s in zip(gold, said, strict=True))
-            named = sum(g == one for g in gold) + sum(s == one for s in said)
+        for choice in labels:
+            hits = sum(g == s == choice for g, s in zip(gold, predicted, strict=True))
+            named = sum(g == choice for g in gold) + sum(s == choice for s in predicted)
             scores.append(2 * hits / named if named else 0.0)
         return {"macro_f1": sum(scores) / len(scores)}
 

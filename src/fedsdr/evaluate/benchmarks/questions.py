@@ -55,8 +55,8 @@ class Questions:
         """sha256 over the files, byte by byte."""
         sha = hashlib.sha256()
         for file in self.files:
-            with opened(file) as found:
-                sha.update(hashlib.file_digest(cast("Any", found), "sha256").digest())
+            with opened(file) as stream:
+                sha.update(hashlib.file_digest(cast("Any", stream), "sha256").digest())
         return sha.hexdigest()
 
 
@@ -69,7 +69,7 @@ def no_more(questions: Sequence[Question], answers: Sequence[str]) -> Mapping[st
     return {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
     """`source` says whose protocol it is. With `by_group` the score is the mean of the groups'
     means (BBH). One without `grade` is scored by running what the model wrote."""

@@ -170,10 +170,10 @@ def _few(
     rows: Sequence[Row], column: str, most: int, shown: Callable[[Row], str]
 ) -> dict[str, tuple[str, ...]]:
     """Each group's first so many."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(row.text(column), []).append(shown(row))
-    return {group: tuple(few[:most]) for group, few in found.items()}
+        groups.setdefault(row.text(column), []).append(shown(row))
+    return {group: tuple(few[:most]) for group, few in groups.items()}
 
 
 def _group(row: Row, column: str, few: Mapping[str, object]) -> str:

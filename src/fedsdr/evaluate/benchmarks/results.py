@@ -84,13 +84,13 @@ def own_results(path: Path, base: str) -> Results:
     """A run's own file; of another base than the run's, it was put there."""
     if not path.exists():
         return no_results(base)
-    found = read_results_file(path)
-    if found.base != base:
+    results = read_results_file(path)
+    if results.base != base:
         raise RunError(
-            f"{path} holds figures of another base model ({found.base[:12]}… instead of "
+            f"{path} holds figures of another base model ({results.base[:12]}… instead of "
             f"{base[:12]}…); move it away"
         )
-    return found
+    return results
 
 
 def write_results_file(path: Path, results: Results) -> None:
@@ -112,17 +112,17 @@ def no_results(base: str) -> Results:
     return Results(format=FORMAT, base=base, entries=[], forgetting=[])
 
 
-def merged(own: Results, others: Iterable[tuple[str, Results]]) -> Results:
+def merged(results: Results, others: Iterable[tuple[str, Results]]) -> Results:
     """Figures of several files, each with a name for messages. A task of a mix that occurs twice
     must have come out the same."""
     for name, other in others:
-        if other.base != own.base:
+        if other.base != results.base:
             raise RunError(
                 f"{name} holds figures of another base model ({other.base[:12]}… instead of "
-                f"{own.base[:12]}…); figures of different models are not merged"
+                f"{results.base[:12]}…); figures of different models are not merged"
             )
-        own = _joined(own, name, other)
-    return own
+        results = _joined(results, name, other)
+    return results
 
 
 def replaced(old: Results, new: Results) -> Results:
@@ -142,9 +142,9 @@ def replaced(old: Results, new: Results) -> Results:
     return _sorted(old, [*entries, *new.entries], [*forgot, *new.forgetting])
 
 
-def _joined(own: Results, name: str, other: Results) -> Results:
-    adapters = {e.mix: e.adapter for e in own.entries}
-    known = {(e.task, e.mix): e for e in own.entries}
+def _joined(results: Results, name: str, other: Results) -> Results:
+    adapters = {e.mix: e.adapter for e in results.entries}
+    known = {(e.task, e.mix): e for e in results.entries}
     for entry in other.entries:
         if adapters.get(entry.mix, entry.adapter) != entry.adapter:
             raise RunError(f"{name}: its {entry.mix!r} is another adapter than the one here")
@@ -154,15 +154,15 @@ def _joined(own: Results, name: str, other: Results) -> Results:
                 f"{name}: {entry.task} of {entry.mix!r} is there with other figures, items or "
                 "settings; remove one of the two"
             )
-    for found in other.forgetting:
-        if not {(found.task, found.mix), (found.task, "base")} <= known.keys():
+    for figure in other.forgetting:
+        if not {(figure.task, figure.mix), (figure.task, "base")} <= known.keys():
             raise RunError(
-                f"{name}: it tells what {found.mix!r} forgot on {found.task}, of which there are "
+                f"{name}: it tells what {figure.mix!r} forgot on {figure.task}, of which there are "
                 "no figures"
             )
-    entries = {(e.task, e.mix): e for e in (*other.entries, *own.entries)}
-    forgot = {(f.task, f.mix): f for f in (*other.forgetting, *own.forgetting)}
-    return _sorted(own, entries.values(), forgot.values())
+    entries = {(e.task, e.mix): e for e in (*other.entries, *results.entries)}
+    forgot = {(f.task, f.mix): f for f in (*other.forgetting, *results.forgetting)}
+    return _sorted(results, entries.values(), forgot.values())
 
 
 def _sorted(like: Results, entries: Iterable[Entry], forgot: Iterable[Forgot]) -> Results:

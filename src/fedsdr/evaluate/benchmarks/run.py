@@ -41,7 +41,7 @@ from fedsdr.runs.files import make_private
 from fedsdr.runs.lock import run_lock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What all candidates share. `base`: the base model's digest."""
 
@@ -69,11 +69,11 @@ def evaluate_benchmarks(
         entries, forgot, bases = list[Entry](), list[Forgot](), dict[str, Scored]()
         for candidate in candidates:
             for benchmark, questions in every:
-                scored, entry = _one(setting, benchmark, questions, candidate)
+                scored, entry = _evaluate(setting, benchmark, questions, candidate)
                 entries.append(entry)
                 base = bases.setdefault(benchmark.name, scored)
-                if base is not scored and (found := forgetting(candidate.mix, base, scored)):
-                    forgot.append(_forgot(found))
+                if base is not scored and (change := forgetting(candidate.mix, base, scored)):
+                    forgot.append(_forgot(change))
                 new = Results(format=FORMAT, base=setting.base, entries=entries, forgetting=forgot)
                 write_results_file(path, replaced(old, new))
     return Results(format=FORMAT, base=setting.base, entries=entries, forgetting=forgot)
@@ -86,7 +86,7 @@ def _questions(setting: Setting, benchmark: Benchmark) -> Questions:
     return limited(questions, setting.limit)
 
 
-def _one(
+def _evaluate(
     setting: Setting, benchmark: Benchmark, questions: Questions, candidate: Candidate
 ) -> tuple[Scored, Entry]:
     sampling = benchmark.sampling
@@ -103,12 +103,14 @@ def _one(
             answers, prompts = ask(
                 benchmark,
                 questions,
-                answerer,
-                file,
-                model,
-                setting.seed,
-                setting.batch,
-                lambda what, done, total: setting.advance(f"{candidate.mix}: {what}", done, total),
+                answerer=answerer,
+                file=file,
+                model=model,
+                seed=setting.seed,
+                batch=setting.batch,
+                advance=lambda what, done, total: setting.advance(
+                    f"{candidate.mix}: {what}", done, total
+                ),
             )
         scored = finish(answers=answers, prompts=prompts)
     return scored, _entry(setting, questions, candidate, scored, limit)
@@ -166,8 +168,8 @@ def _notes(scored: Scored, limit: str) -> list[str]:
     return notes
 
 
-def _forgot(found: Forgetting) -> Forgot:
-    return Forgot.model_validate({**asdict(found), "words": found.words})
+def _forgot(change: Forgetting) -> Forgot:
+    return Forgot.model_validate({**asdict(change), "words": change.words})
 
 
 def _versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ Advance = Callable[[str, int, int], None]
 Runner = Callable[[str, str], bool]  # whether a program and then its tests came to their end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
     """`score` is None where code was written and not run. `dropped`: prompts that lost shots to
     the limit; `cut`: those that were too long even so, and lost their beginning."""
@@ -83,8 +83,8 @@ def ask(
         if all(keys[i] in known for i in share):
             continue
         seeds = [derive_seed("benchmark", seed, benchmark.name, items[i].id) for i in share]
-        found = answerer.answer([prompts[i].text for i in share], sampling, seeds)
-        for i, text in zip(share, found, strict=True):
+        texts = answerer.answer([prompts[i].text for i in share], sampling, seeds)
+        for i, text in zip(share, texts, strict=True):
             if keys[i] not in known:
                 grade = benchmark.grade(items[i], text) if benchmark.grade else None
                 known[keys[i]] = Answer(
@@ -102,21 +102,21 @@ def recall(
     kept = {}
     for answer in file.read(model).values():
         kept.setdefault(answer.id, []).append(answer)
-    found = list[Answer]()
+    answers = list[Answer]()
     for question in questions.items:
         right = [
             a
             for a in kept.get(question.id, [])
             if a.prompt == text_digest(questions.prompt(question, a.shots))
         ]
-        found += right[-1:]
-    if missing := len(questions.items) - len(found):
+        answers += right[-1:]
+    if missing := len(questions.items) - len(answers):
         others = "; the answers there are another model's" if file.models() - {model} else ""
         raise RunError(
             f"{file.path}: {missing} of {len(questions.items)} answers to {benchmark.name} are not "
             f"kept{others}; leave out --rescore to have the model answer"
         )
-    return found
+    return answers
 
 
 def score(
@@ -129,7 +129,9 @@ def score(
     prompts: Sequence[Prompt] = (),
 ) -> Scored:
     items, texts = questions.items, [a.answer for a in answers]
-    grades = [_grade(benchmark, q, a, runner) for q, a in _told(items, answers, benchmark, advance)]
+    grades = [
+        _grade(benchmark, q, a, runner) for q, a in _counted(items, answers, benchmark, advance)
+    ]
     file.rescored([replace(a, score=g) for a, g in zip(answers, grades, strict=True)])
     groups = tuple(q.group for q in items)
     known = {q.id: g for q, g in zip(items, grades, strict=True) if g is not None}
@@ -138,14 +140,14 @@ def score(
         mean, interval = bootstrap(list(known.values()), groups if benchmark.by_group else None)
     empty = sum(not text.strip() for text in texts)
     return Scored(
-        benchmark,
-        groups,
-        known,
-        mean,
-        interval,
-        {**benchmark.measures(items, texts), "empty": empty / len(items)},
-        sum(a.shots < questions.most_shots(q) for q, a in zip(items, answers, strict=True)),
-        sum(p.cut for p in prompts),
+        benchmark=benchmark,
+        groups=groups,
+        grades=known,
+        score=mean,
+        interval=interval,
+        measures={**benchmark.measures(items, texts), "empty": empty / len(items)},
+        dropped=sum(a.shots < questions.most_shots(q) for q, a in zip(items, answers, strict=True)),
+        cut=sum(p.cut for p in prompts),
     )
 
 
@@ -159,7 +161,7 @@ def _grade(
     return float(runner(*program(question, answer.answer)))
 
 
-def _told(
+def _counted(
     items: Sequence[Question], answers: Sequence[Answer], benchmark: Benchmark, advance: Advance
 ) -> Iterator[tuple[Question, Answer]]:
     for done, pair in enumerate(zip(items, answers, strict=True), 1):

@@ -33,14 +33,14 @@ def base_gradients(
     rows: Sequence[Sequence[Rendered]],
     settings: LocalSettings,
     stack: int,
-    told: Told = tell_nobody,
+    tell: Told = tell_nobody,
 ) -> Tensor:
     """[clients, numbers in B]: each client's gradient over all its rows, `stack` clients side by
     side. `start` [P] is a branch whose B is zero. One step of plain SGD at rate 1 from B = 0 ends
     at −∂L/∂B: rows, loss and branches are the training loop's own."""
     columns = lora.layouts[branch].columns("B")
     stage = Stage((Term(Raw(), forward=branch, train=f"{branch}.B"),))
-    found = list[Tensor]()
+    gradients = list[Tensor]()
     for first in range(0, len(rows), stack):
         group = rows[first : first + stack]
         one_step = replace(
@@ -52,9 +52,9 @@ def base_gradients(
             clip=None,
             weight_decay=0.0,
         )
-        jobs = [StageJob("", (own,), 0) for own in group]
+        jobs = [StageJob("", (client_rows,), 0) for client_rows in group]
         flats = {branch: start.repeat(len(group), 1)}
         end = train_stage(lora, stage, flats, jobs, one_step, lr=1.0).flats[branch]
-        found.append(-end[:, columns.to(end.device)].cpu())
-        told(len(group))
-    return torch.cat(found)
+        gradients.append(-end[:, columns.to(end.device)].cpu())
+        tell(len(group))
+    return torch.cat(gradients)

@@ -45,5 +45,5 @@ def off_diagonal(matrix: Sequence[Sequence[float | None]]) -> list[float]:
 
 def mean(values: Iterable[float | None]) -> float | None:
     """Of the defined ones; None where there is none."""
-    found = [v for v in values if v is not None]
-    return rounded(math.fsum(found) / len(found)) if found else None
+    defined = [v for v in values if v is not None]
+    return rounded(math.fsum(defined) / len(defined)) if defined else None

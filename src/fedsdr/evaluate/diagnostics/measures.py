@@ -37,7 +37,7 @@ Figures = dict[str, dict[str, Any]]  # view -> measure -> what the file holds
 Advance = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """The base, an untrained branch on it, and how clients train. `examples`: rows of each client
     at most, for gradients, losses and states."""
@@ -56,12 +56,15 @@ class Bench:
 
     def render(self, clients: Clients) -> dict[str, list[Rendered]]:
         base, limit = self.lora.base, self.max_length
-        return {name: [render(base, e, limit) for e in own] for name, own in clients.items()}
+        return {
+            name: [render(base, e, limit) for e in examples] for name, examples in clients.items()
+        }
 
     def some(self, rows: Mapping[str, Sequence[Rendered]], most: int) -> list[list[Rendered]]:
         """At most so many of each client's rows, the same of every view."""
         return [
-            [own[i] for i in choose(len(own), most, self.seed, name)] for name, own in rows.items()
+            [client_rows[i] for i in choose(len(client_rows), most, self.seed, name)]
+            for name, client_rows in rows.items()
         ]
 
 
@@ -73,19 +76,19 @@ def choose(count: int, most: int, seed: int, client: str) -> list[int]:
 
 def measure_texts(measures: Collection[str], views: Mapping[str, Clients]) -> Figures:
     """Prompts are nobody's to rewrite, so they are measured once, with the first view."""
-    found: Figures = {name: {} for name in views}
+    figures: Figures = {name: {} for name in views}
     for number, (name, clients) in enumerate(views.items()):
-        answers = [[e.response for e in own] for own in clients.values()]
+        answers = [[e.response for e in examples] for examples in clients.values()]
         if "js" in measures:
-            found[name]["js_divergence"] = _between(js_divergence(answers)) | {"base": 2}
+            figures[name]["js_divergence"] = _between(js_divergence(answers)) | {"base": 2}
             if number == 0:
-                prompts = [map(prompt_text, own) for own in clients.values()]
-                found[name]["js_divergence_prompts"] = _between(js_divergence(prompts)) | {
+                prompts = [map(prompt_text, examples) for examples in clients.values()]
+                figures[name]["js_divergence_prompts"] = _between(js_divergence(prompts)) | {
                     "base": 2
                 }
         if "tfidf" in measures:
-            found[name]["tfidf_cosine"] = _between(tfidf_cosine(answers))
-    return found
+            figures[name]["tfidf_cosine"] = _between(tfidf_cosine(answers))
+    return figures
 
 
 def measure_model(
@@ -97,55 +100,71 @@ def measure_model(
 ) -> Figures:
     """`rows`: view -> client -> its training rows; the views' rows are those of the same
     examples."""
-    found: Figures = {name: {} for name in rows}
+    figures: Figures = {name: {} for name in rows}
     clients = list(held_out)
     unseen = bench.some(held_out, bench.examples)
     share = min(bench.examples, -(-SHARED_ROWS // len(clients)))
-    shared = [row for own in bench.some(held_out, share) for row in own]
-    for name, own in rows.items():
-        into = found[name]
-        some = bench.some(own, bench.examples)
+    shared = [row for client_rows in bench.some(held_out, share) for row in client_rows]
+    for name, by_client in rows.items():
+        into = figures[name]
+        some = bench.some(by_client, bench.examples)
         if "lengths" in measures:
-            into["response_tokens"] = {c: _spread([r.trained for r in own[c]]) for c in clients}
+            into["response_tokens"] = {
+                c: _spread([r.trained for r in by_client[c]]) for c in clients
+            }
         if "gradient" in measures:
-            told = _counted(advance, f"gradients, {name}", len(clients))
+            tell = _counted(advance, f"gradients, {name}", len(clients))
             grads = base_gradients(
-                bench.lora, bench.branch, bench.start, some, bench.settings, bench.stack, told
+                bench.lora,
+                bench.branch,
+                start=bench.start,
+                rows=some,
+                settings=bench.settings,
+                stack=bench.stack,
+                tell=tell,
             )
             into["gradient_cosine"] = _gradients(cosines(grads))
         if {"transfer", "cka"} & set(measures) and shared:
-            models = _trained(bench, own, _counted(advance, f"training, {name}", len(clients)))
+            models = _trained(
+                bench, by_client, _counted(advance, f"training, {name}", len(clients))
+            )
             if "transfer" in measures:
-                told = _counted(advance, f"loss transfer, {name}", len(clients))
+                tell = _counted(advance, f"loss transfer, {name}", len(clients))
                 into["loss_transfer"] = _transfer(
                     loss_transfer(
-                        bench.lora, bench.branch, models, unseen, bench.stack, bench.batch, told
+                        bench.lora,
+                        bench.branch,
+                        trained=models,
+                        held_out=unseen,
+                        stack=bench.stack,
+                        batch=bench.batch,
+                        tell=tell,
                     )
                 )
             if "cka" in measures:
-                told = _counted(advance, f"states, {name}", len(clients))
-                into["cka"] = _cka(bench, models, shared, told)
+                tell = _counted(advance, f"states, {name}", len(clients))
+                into["cka"] = _cka(bench, models, shared, tell)
     if "pca" in measures:
         for name, value in _maps(bench, rows).items():
-            found[name]["pca"] = value
-    return found
+            figures[name]["pca"] = value
+    return figures
 
 
 def _trained(
-    bench: Bench, rows: Mapping[str, Sequence[Rendered]], told: Callable[[int], None]
+    bench: Bench, rows: Mapping[str, Sequence[Rendered]], tell: Callable[[int], None]
 ) -> Tensor:
     needed = bench.some(rows, bench.steps * bench.settings.batch)
     return train_apart(
         bench.lora,
         bench.branch,
-        bench.start,
-        needed,
-        bench.settings,
-        bench.lr,
-        bench.steps,
-        bench.stack,
-        bench.seed,
-        told,
+        start=bench.start,
+        rows=needed,
+        settings=bench.settings,
+        lr=bench.lr,
+        steps=bench.steps,
+        stack=bench.stack,
+        seed=bench.seed,
+        told=tell,
     )
 
 
@@ -155,26 +174,26 @@ def _between(values: Tensor) -> dict[str, Any]:
 
 
 def _gradients(values: Tensor) -> dict[str, Any]:
-    found = _between(values)
-    pairs = off_diagonal(found["matrix"])
+    figures = _between(values)
+    pairs = off_diagonal(figures["matrix"])
     conflict = rounded(sum(v < 0 for v in pairs) / len(pairs)) if pairs else None
-    return found | {"conflict": conflict}
+    return figures | {"conflict": conflict}
 
 
 def _transfer(values: Tensor) -> dict[str, Any]:
     matrix = as_matrix(values)
-    own = mean(row[i] for i, row in enumerate(matrix))
-    return {"matrix": matrix, "own": own, "other": mean(off_diagonal(matrix))}
+    diagonal = mean(row[i] for i, row in enumerate(matrix))
+    return {"matrix": matrix, "own": diagonal, "other": mean(off_diagonal(matrix))}
 
 
 def _cka(
-    bench: Bench, models: Tensor, shared: Sequence[Rendered], told: Callable[[int], None]
+    bench: Bench, models: Tensor, shared: Sequence[Rendered], tell: Callable[[int], None]
 ) -> dict[str, Any]:
     """Between the clients' models, and of each with the base."""
     states = list(mean_states(bench.lora, bench.branch, None, shared, bench.batch))
     for group in models.split(bench.stack):
         states += list(mean_states(bench.lora, bench.branch, group, shared, bench.batch))
-        told(len(group))
+        tell(len(group))
     matrix = as_matrix(cka(states))
     local = [row[1:] for row in matrix[1:]]
     return {
@@ -187,21 +206,21 @@ def _cka(
 
 def _maps(bench: Bench, rows: Mapping[str, Mapping[str, Sequence[Rendered]]]) -> Figures:
     states, owners, names = dict[str, Tensor](), list[int](), list[str]()
-    for view, own in rows.items():
-        some, names = bench.some(own, bench.examples), list(own)
-        owners = [k for k, found in enumerate(some) for _ in found]
-        flat = [row for found in some for row in found]
+    for view, by_client in rows.items():
+        some, names = bench.some(by_client, bench.examples), list(by_client)
+        owners = [k for k, client_rows in enumerate(some) for _ in client_rows]
+        flat = [row for client_rows in some for row in client_rows]
         (states[view],) = mean_states(bench.lora, bench.branch, None, flat, bench.batch)
     return {
         view: {
             "points": [
                 {"client": names[k], "x": rounded(x), "y": rounded(y)}
-                for k, (x, y) in zip(owners, found.points.tolist(), strict=True)
+                for k, (x, y) in zip(owners, view_map.points.tolist(), strict=True)
             ],
-            "explained": [rounded(share) for share in found.explained],
-            "between": rounded(found.between),
+            "explained": [rounded(share) for share in view_map.explained],
+            "between": rounded(view_map.between),
         }
-        for view, found in maps(states, owners).items()
+        for view, view_map in maps(states, owners).items()
     }
 
 
@@ -214,9 +233,9 @@ def _spread(lengths: Sequence[int]) -> dict[str, float | None]:
 def _counted(advance: Advance, what: str, total: int) -> Callable[[int], None]:
     done = 0
 
-    def told(more: int) -> None:
+    def tell(more: int) -> None:
         nonlocal done
         done += more
         advance(what, done, total)
 
-    return told
+    return tell

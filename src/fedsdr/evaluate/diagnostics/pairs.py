@@ -25,19 +25,19 @@ def read_pairs(path: Path) -> Mapping[str, Row]:
         files = [f for f in sorted(path.glob("*.jsonl")) if f.name not in NO_PAIRS]
         if not files:
             raise DataError(f"{path}: there is no .jsonl file in this folder")
-    found = dict[str, Row]()
+    rows = dict[str, Row]()
     for row in (row for file in files for row in read_rows(file)):
         name = row.label("id")
         if not name:
             raise row.error("is missing; a pair is found by the id of its row", "id")
-        if name in found:
+        if name in rows:
             raise row.error(
-                f"has the same id as {found[name].path}, {found[name].unit} {found[name].number}",
+                f"has the same id as {rows[name].path}, {rows[name].unit} {rows[name].number}",
                 "id",
             )
         _column(row)
-        found[name] = row
-    return found
+        rows[name] = row
+    return rows
 
 
 def paired(
@@ -45,25 +45,30 @@ def paired(
 ) -> dict[str, list[Rewrite]]:
     """Each client's rows that have a pair."""
     owners = dict[str, str]()
-    for client, example in ((c, e) for c, own in clients.items() for e in own if e.id in pairs):
+    for client, example in (
+        (c, e) for c, examples in clients.items() for e in examples if e.id in pairs
+    ):
         if owners.setdefault(example.id, client) != client:
             raise pairs[example.id].error(
                 f"is the id of a row of client {owners[example.id]!r} and of one of {client!r}; "
                 "give the data ids that tell them apart",
                 "id",
             )
-    found = {
-        client: [_rewrite(example, pairs[example.id]) for example in own if example.id in pairs]
-        for client, own in clients.items()
+    rewrites = {
+        client: [
+            _rewrite(example, pairs[example.id]) for example in examples if example.id in pairs
+        ]
+        for client, examples in clients.items()
     }
-    if not any(found.values()):
+    if not any(rewrites.values()):
         (row, *_) = pairs.values()
         raise DataError(
             f"{row.path}: none of the {len(pairs)} rows has the id of a training row of these "
             "clients, such as "
-            f"{next(e.id for own in clients.values() for e in own)!r}; give the data their ids"
+            f"{next(e.id for examples in clients.values() for e in examples)!r}; "
+            "give the data their ids"
         )
-    return found
+    return rewrites
 
 
 def _rewrite(example: Example, row: Row) -> Rewrite:

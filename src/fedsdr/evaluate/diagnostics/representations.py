@@ -25,7 +25,7 @@ def mean_states(
     base, device = lora.base, lora.base.net.device
     worn = {} if flats is None else {branch: flats.to(device)}
     models = 1 if flats is None else len(flats)
-    found, order = list[Tensor](), list[int]()
+    parts, order = list[Tensor](), list[int]()
     for chunk in chunks(rows, max(1, batch // models)):
         block = make_block([[rows[i] for i in chunk]] * models, base.pad, device)
         places = torch.arange(1, block.ids.shape[1], device=device) < block.lengths[:, None]
@@ -34,9 +34,9 @@ def mean_states(
         owner = torch.nonzero(places)[:, 0]
         sums = states.new_zeros(len(block.lengths), states.shape[1]).index_add(0, owner, states)
         means = sums / (block.lengths - 1)[:, None]
-        found.append(means.view(models, len(chunk), -1).cpu())
+        parts.append(means.view(models, len(chunk), -1).cpu())
         order += chunk
-    return torch.cat(found, dim=1)[:, torch.tensor(order).argsort()]
+    return torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def cka(states: Sequence[Tensor]) -> Tensor:
     """[M, M]: linear CKA (Kornblith et al. 2019) between models' states [n, d] of the same n rows:
     the cosine of their centred Gram matrices. NaN where all states of a model are the same."""
     grams = list[Tensor]()
-    for one in states:
-        centred = (one - one.mean(dim=0)).double()
+    for model_states in states:
+        centred = (model_states - model_states.mean(dim=0)).double()
         grams.append((centred @ centred.T).flatten())
     return cosines(torch.stack(grams))
 
@@ -78,7 +78,8 @@ def _map(states: Tensor, centre: Tensor, axes: Tensor, owners: Tensor) -> Map:
     spread = (points - points.mean(dim=0)).square().sum(dim=0)
     groups = [states[owners == owner] for owner in owners.unique()]
     between = sum(
-        len(own) * float((own.mean(dim=0) - states.mean(dim=0)).square().sum()) for own in groups
+        len(group) * float((group.mean(dim=0) - states.mean(dim=0)).square().sum())
+        for group in groups
     )
     shares = [float(s) / total if total else float("nan") for s in (*spread, 0.0)]
     if points.shape[1] < 2:  # fewer than two directions to look along

@@ -45,22 +45,22 @@ def audit(
 ) -> dict[str, Any]:
     """Of one client: all rows, and those that rewriting changed. `judge` reads at most `examples`
     of the changed ones."""
-    changed = [one for one in rewrites if one.changed]
-    found: dict[str, Any] = {
+    changed = [row for row in rewrites if row.changed]
+    figures: dict[str, Any] = {
         "rows": len(rewrites),
         "changed": rounded(len(changed) / len(rewrites)) if rewrites else None,
-        "kept": rounded(fmean(one.kept for one in rewrites)) if rewrites else None,
+        "kept": rounded(fmean(row.kept for row in rewrites)) if rewrites else None,
         "all": _measured(rewrites),
         "changed_rows": _measured(changed),
     }
     if judge is not None:
-        at = {one.example.id: one for one in changed}
+        at = {row.example.id: row for row in changed}
         chosen = rng_sample(sorted(at), examples, seed, "diagnosis", "entailment")
-        found["entailment"] = _entailment([at[i] for i in chosen], judge)
-    return found
+        figures["entailment"] = _entailment([at[i] for i in chosen], judge)
+    return figures
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
     """One rewrite, measured."""
 
@@ -75,8 +75,8 @@ class _Pair:
     answer_lost: bool
 
 
-def _pair(one: Rewrite) -> _Pair:
-    original, rewrite, prompt = one.example.response, one.text, prompt_text(one.example)
+def _pair(row: Rewrite) -> _Pair:
+    original, rewrite, prompt = row.example.response, row.text, prompt_text(row.example)
     return _Pair(
         before=redundancy(original),
         after=redundancy(rewrite),
@@ -94,26 +94,26 @@ def _measured(rewrites: Sequence[Rewrite]) -> dict[str, float | None] | None:
     """Medians, means and shares over rows; of an answer that is not there, over those with one."""
     if not rewrites:
         return None
-    pairs = [_pair(one) for one in rewrites]
+    pairs = [_pair(row) for row in rewrites]
     facts = [p.facts for p in pairs]
     answers = [p for p in pairs if p.answer]
     texts = {"before": [p.before for p in pairs], "after": [p.after for p in pairs]}
-    found = {
+    figures = {
         "rows": float(len(pairs)),
         "length_ratio": median(p.ratio for p in pairs),
         "longer_than_twice": fmean(p.ratio > 2 for p in pairs),
     }
-    for side, (when, own) in enumerate(texts.items()):
-        found |= {
-            f"words_{when}": fmean(t.words for t in own),
+    for side, (when, redundancies) in enumerate(texts.items()):
+        figures |= {
+            f"words_{when}": fmean(t.words for t in redundancies),
             f"distinct_1_{when}": fmean(p.distinct_1[side] for p in pairs),
-            f"distinct_2_{when}": fmean(t.distinct_2 for t in own),
-            f"repeated_4_{when}": fmean(t.repeated_4 for t in own),
-            f"compression_{when}": fmean(t.compression for t in own),
-            f"filler_per_1000_{when}": 1000 * sum(t.filler for t in own)
-            / max(1, sum(t.words for t in own)),
+            f"distinct_2_{when}": fmean(t.distinct_2 for t in redundancies),
+            f"repeated_4_{when}": fmean(t.repeated_4 for t in redundancies),
+            f"compression_{when}": fmean(t.compression for t in redundancies),
+            f"filler_per_1000_{when}": 1000 * sum(t.filler for t in redundancies)
+            / max(1, sum(t.words for t in redundancies)),
         }  # fmt: skip
-    found |= {
+    figures |= {
         "unsupported": fmean(p.unsupported for p in pairs),
         "leaking": fmean(p.leaking for p in pairs),
         "numbers_lost": fmean(bool(f.numbers_lost) for f in facts),
@@ -126,9 +126,9 @@ def _measured(rewrites: Sequence[Rewrite]) -> dict[str, float | None] | None:
         "negation_invented": fmean(f.negation_invented for f in facts),
         "with_answer": fmean(p.answer for p in pairs),
     }
-    told = {name: rounded(value) for name, value in found.items()}
-    told["answer_lost"] = rounded(fmean(p.answer_lost for p in answers)) if answers else None
-    return told
+    shown = {name: rounded(value) for name, value in figures.items()}
+    shown["answer_lost"] = rounded(fmean(p.answer_lost for p in answers)) if answers else None
+    return shown
 
 
 def _entailment(rewrites: Sequence[Rewrite], judge: Entailing) -> dict[str, float | None] | None:
@@ -137,9 +137,9 @@ def _entailment(rewrites: Sequence[Rewrite], judge: Entailing) -> dict[str, floa
     if not rewrites:
         return None
     pairs = list[tuple[str, str]]()
-    for one in rewrites:
-        prompt, original = prompt_text(one.example), one.example.response
-        pairs += [(f"{prompt}\n{original}", one.text), (f"{prompt}\n{one.text}", original)]
+    for row in rewrites:
+        prompt, original = prompt_text(row.example), row.example.response
+        pairs += [(f"{prompt}\n{original}", row.text), (f"{prompt}\n{row.text}", original)]
     odds = judge.entailments(pairs)
     forward, backward = odds[::2], odds[1::2]
     both = zip(forward, backward, strict=True)
@@ -158,5 +158,5 @@ def _has_answer(text: str) -> bool:
 
 
 def _distinct(text: str) -> float:
-    said = words(text)
-    return len(set(said)) / len(said) if said else 1.0
+    tokens = words(text)
+    return len(set(tokens)) / len(tokens) if tokens else 1.0

@@ -200,9 +200,9 @@ def portions(clients: Iterable[ClientRound], count: int, layers: Layers) -> Iter
     for branch, of in layers.items():
         for layer in of:
             by_layer.setdefault(layer, []).append((branch, layer))
-    one, part, size = next(iter(clients)), list[Place](), 0
+    client, part, size = next(iter(clients)), list[Place](), 0
     for places in by_layer.values():
-        more = one.at(places).size() * count
+        more = client.at(places).size() * count
         if part and size + more > ROOM:
             yield part
             part, size = [], 0

@@ -23,13 +23,13 @@ MATRICES = (
 def tables(diagnosis: Mapping[str, Any]) -> dict[str, Columns]:
     """`pairs`: view, measure, of, on, value. `points`: view, client, x, y. `clients`: view, client,
     measure, value. `audit`: client, rows, measure, value. Those without rows are left out."""
-    found = {
+    by_name = {
         "pairs": _pairs(diagnosis),
         "points": _points(diagnosis),
         "clients": _clients(diagnosis),
         "audit": _audit(diagnosis),
     }
-    return {name: columns for name, columns in found.items() if next(iter(columns.values()))}
+    return {name: columns for name, columns in by_name.items() if next(iter(columns.values()))}
 
 
 def write_tables(folder: Path, diagnosis: Mapping[str, Any]) -> bool:
@@ -55,10 +55,10 @@ def _pairs(diagnosis: Mapping[str, Any]) -> Columns:
     ids: list[str] = diagnosis["clients"]
     rows = [
         (view, measure, of, on, value)
-        for view, found in diagnosis["views"].items()
+        for view, figures in diagnosis["views"].items()
         for measure in MATRICES
-        if measure in found
-        for of, row in zip(ids, found[measure]["matrix"], strict=True)
+        if measure in figures
+        for of, row in zip(ids, figures[measure]["matrix"], strict=True)
         for on, value in zip(ids, row, strict=True)
     ]
     return _columns(("view", "measure", "of", "on", "value"), rows)
@@ -67,19 +67,19 @@ def _pairs(diagnosis: Mapping[str, Any]) -> Columns:
 def _points(diagnosis: Mapping[str, Any]) -> Columns:
     rows = [
         (view, point["client"], point["x"], point["y"])
-        for view, found in diagnosis["views"].items()
-        for point in found.get("pca", {}).get("points", ())
+        for view, figures in diagnosis["views"].items()
+        for point in figures.get("pca", {}).get("points", ())
     ]
     return _columns(("view", "client", "x", "y"), rows)
 
 
 def _clients(diagnosis: Mapping[str, Any]) -> Columns:
     rows = list[tuple[Any, ...]]()
-    for view, found in diagnosis["views"].items():
-        for client, spread in found.get("response_tokens", {}).items():
+    for view, figures in diagnosis["views"].items():
+        for client, spread in figures.get("response_tokens", {}).items():
             rows += [(view, client, f"response_tokens_{p}", v) for p, v in spread.items()]
         for client, value in zip(
-            diagnosis["clients"], found.get("cka", {}).get("to_base", ()), strict=False
+            diagnosis["clients"], figures.get("cka", {}).get("to_base", ()), strict=False
         ):
             rows.append((view, client, "cka_to_base", value))
     return _columns(("view", "client", "measure", "value"), rows)
@@ -88,9 +88,9 @@ def _clients(diagnosis: Mapping[str, Any]) -> Columns:
 def _audit(diagnosis: Mapping[str, Any]) -> Columns:
     rows = [
         (client, part, measure, value)
-        for client, found in diagnosis.get("audit", {}).items()
+        for client, figures in diagnosis.get("audit", {}).items()
         for part in ("all", "changed_rows", "entailment")
-        for measure, value in (found.get(part) or {}).items()
+        for measure, value in (figures.get(part) or {}).items()
     ]
     return _columns(("client", "rows", "measure", "value"), rows)
 

@@ -45,8 +45,8 @@ def train_apart(
     for first in range(0, len(rows), stack):
         group = rows[first : first + stack]
         jobs = [
-            StageJob("", (own,), derive_seed(seed, "diagnosis", "train", number))
-            for number, own in enumerate(group, first)
+            StageJob("", (client_rows,), derive_seed(seed, "diagnosis", "train", number))
+            for number, client_rows in enumerate(group, first)
         ]
         flats = {branch: start.repeat(len(group), 1)}
         ends.append(train_stage(lora, stage, flats, jobs, same_steps, lr).flats[branch].cpu())
@@ -61,16 +61,16 @@ def loss_transfer(
     held_out: Sequence[Sequence[Rendered]],
     stack: int,
     batch: int,
-    told: Told = tell_nobody,
+    tell: Told = tell_nobody,
 ) -> Tensor:
     """[i, j]: (loss of `trained[i]` − loss of the base) / loss of the base, on the held-out rows of
     client j, mean over response tokens. Below 0: training on i helps j. NaN where j has none."""
-    before = torch.stack([mean_loss(lora, branch, None, own, batch)[0] for own in held_out])
+    before = torch.stack([mean_loss(lora, branch, None, rows, batch)[0] for rows in held_out])
     after = list[Tensor]()
     for group in trained.split(stack):
-        losses = [mean_loss(lora, branch, group, own, batch) for own in held_out]
+        losses = [mean_loss(lora, branch, group, rows, batch) for rows in held_out]
         after.append(torch.stack(losses, dim=1))
-        told(len(group))
+        tell(len(group))
     return torch.cat(after) / before - 1
 
 

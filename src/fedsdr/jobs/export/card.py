@@ -79,8 +79,13 @@ def _data(chosen: Chosen) -> list[tuple[str, str]]:
     ]
     if unseen := len(everybody) - len(trained):
         lines.insert(1, ("clients that never trained", str(unseen)))
-    if own := [c for c in everybody if c.client_id == chosen.client]:
-        lines.append(("this client's rows", f"{len(own[0].train)}; held out {_held_out(own)}"))
+    if this_client := [c for c in everybody if c.client_id == chosen.client]:
+        lines.append(
+            (
+                "this client's rows",
+                f"{len(this_client[0].train)}; held out {_held_out(this_client)}",
+            )
+        )
     return lines
 
 
@@ -102,25 +107,25 @@ def _how(chosen: Chosen, config: AdapterConfig) -> list[str]:
     facts, recipe = chosen.of.facts, recorded_recipe(chosen.of.run)
     whole = recipe.model_dump()
     public = _public(recipe, config.base)
-    given = [f"{what}=..." for what, one in facts["from_python"].items() if one]
+    given = [f"{what}=..." for what, value in facts["from_python"].items() if value]
     trusted = f"--trust-remote-code {config.base} " if facts.get("trusted") else ""
     command = f"fedsdr {trusted}train recipe.yaml --out DIR"
     if given:
         made = ", ".join(['fedsdr.read_recipe("recipe.yaml")', '"DIR"', *given])
         command = f"fedsdr.run({made})  # in Python"
-    told = [
+    paragraphs = [
         f"With fedsdr {facts['fedsdr']}, and as recipe.yaml the recipe below:",
         f"```\n{command}\n```",
         "That recipe holds every key, those too that were not given, and what the run came to: "
         f"{facts['stack']} clients at most side by side, threads: {facts['threads']}.",
     ]
     if hidden := _hidden(whole, public):
-        told.append(
+        paragraphs.append(
             "It leaves out what tells of data, clients or places, to be put back: "
             f"{', '.join(f'`{key}`' for key in hidden)}."
         )
     return [
-        *told,
+        *paragraphs,
         f"```yaml\n{dump_yaml(public)}```",
         f"sha256 of the run's own recipe.yaml: `{facts['recipe_sha256']}`.",
     ]
@@ -141,16 +146,16 @@ def _public(recipe: Recipe, base: str) -> Mapping[str, Any]:
 
 def _hidden(whole: Mapping[str, Any], public: Mapping[str, Any], above: str = "") -> list[str]:
     """The keys that say something and are not told."""
-    found = list[str]()
+    keys = list[str]()
     for key, value in whole.items():
-        told, name = public.get(key), f"{above}{key}"
-        if isinstance(value, dict) and isinstance(told, dict):
-            found += _hidden(
-                cast(Mapping[str, Any], value), cast(Mapping[str, Any], told), f"{name}."
+        shown, name = public.get(key), f"{above}{key}"
+        if isinstance(value, dict) and isinstance(shown, dict):
+            keys += _hidden(
+                cast(Mapping[str, Any], value), cast(Mapping[str, Any], shown), f"{name}."
             )
-        elif (key not in public and value not in (None, {}, [])) or told == LEFT_OUT:
-            found.append(name)
-    return found
+        elif (key not in public and value not in (None, {}, [])) or shown == LEFT_OUT:
+            keys.append(name)
+    return keys
 
 
 def _without_paths(value: Any) -> Any:

@@ -32,7 +32,7 @@ class Answer:
     cut: bool  # whether it stopped at the limit on its length
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Chat:
     lora: StackedLora
     flats: Mapping[str, Tensor]  # model -> its adapter, [1, P]
@@ -68,18 +68,20 @@ class Chat:
         room = min(LONGEST, self.base.max_length - len(ids))
         sampling = Sampling(temperature=self.temperature, max_new_tokens=room)
         seeds = [derive_seed(self.seed, "chat", self.asked)]  # the same draws for all models
-        own = {model: self.flats[model]} if model in self.flats else {}
-        with torch.no_grad(), self.lora.wear(own, list(own)):
-            (said,) = generate(self.base, [ids], sampling, seeds)
-        history += [Message("user", text), Message("assistant", said.text)]
-        return Answer(said.text, left_out, said.hit_limit)
+        worn = {model: self.flats[model]} if model in self.flats else {}
+        with torch.no_grad(), self.lora.wear(worn, list(worn)):
+            (answer,) = generate(self.base, [ids], sampling, seeds)
+        history += [Message("user", text), Message("assistant", answer.text)]
+        return Answer(answer.text, left_out, answer.hit_limit)
 
     def _prompt(self, history: list[Message], text: str) -> tuple[list[int], int]:
         """As much of the conversation as leaves room for an answer; how many turns did not."""
         most = self.base.max_length - min(LONGEST, self.base.max_length // 4)
         size = 0
         for left_out in range(0, len(history) + 1, 2):
-            example = Example("chat", text, "", self.system, history=tuple(history[left_out:]))
+            example = Example(
+                "chat", text, "", system=self.system, history=tuple(history[left_out:])
+            )
             ids = render_prompt(self.base, example)
             if (size := len(ids)) <= most:
                 return ids, left_out // 2
@@ -113,7 +115,7 @@ def open_chat(
             name: load_adapter(model.folder, lora, name)[None].to(base.net.device, wide)
             for name, model in chosen.items()
         }
-        yield Chat(lora, flats, finished.recipe.seed, temperature)
+        yield Chat(lora=lora, flats=flats, seed=finished.recipe.seed, temperature=temperature)
     finally:
         lora.remove()
 
@@ -121,7 +123,9 @@ def open_chat(
 def _models(finished: Finished, client: str | None) -> dict[str, Chosen]:
     mixes = finished.mixes()
     shared = [m for m in mixes if finished.saved(m) and not finished.clients(m)]
-    own = [m for m in mixes if m not in shared] if client is not None else []
-    if client is not None and not own:
+    personal = [m for m in mixes if m not in shared] if client is not None else []
+    if client is not None and not personal:
         raise RunError(f"{finished.run.root} has no personal models: leave out --client {client}")
-    return {m: finished.chosen(m) for m in shared} | {m: finished.chosen(m, client) for m in own}
+    return {m: finished.chosen(m) for m in shared} | {
+        m: finished.chosen(m, client) for m in personal
+    }

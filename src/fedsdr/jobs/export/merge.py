@@ -60,11 +60,11 @@ def merge(
     with placed(Path(out)) as folder:
         examples = _prompts(chosen, clients)
         try:
-            said, plain = _merged(chosen, examples, folder, dtype)
-            watch.note(f"written in {dtype}; asking it {len(said.prompts)} held-out prompts")
+            heard, plain = _merged(chosen, examples, folder, dtype)
+            watch.note(f"written in {dtype}; asking it {len(heard.prompts)} held-out prompts")
             trusted = chosen.of.recipe.model.path in TRUSTED.get()
             again = load_base(folder, dtype, chosen.of.device, trusted=trusted)
-            proof = compare(again, said, plain, dtype)
+            proof = compare(again, heard, plain, dtype)
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 "the model in full precision does not fit on the GPU; hide it "
@@ -92,11 +92,11 @@ def _merged(
     lora = StackedLora(base, chosen.of.recipe.lora.targets, {name: adapter_spec(chosen.folder)})
     flat = load_adapter(chosen.folder, lora, name).to(base.net.device)
     with lora.wear({name: flat[None].to(base.dtype)}, [name]):
-        said = listen(base, examples)
-    plain = logits_along(base, said.prompts, said.rows)
+        heard = listen(base, examples)
+    plain = logits_along(base, heard.prompts, heard.rows)
     merge_into_base(lora, name, flat)
     save_merged(base, folder, dtype)
-    return said, plain
+    return heard, plain
 
 
 def _widened(base: BaseModel, dtype: str) -> BaseModel:

@@ -86,30 +86,30 @@ def listen(base: BaseModel, examples: Sequence[Example]) -> Heard:
 def logits_along(
     base: BaseModel, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
 ) -> list[Tensor]:
-    found: list[Tensor] = []
+    logits: list[Tensor] = []
     for prompt, row in zip(prompts, rows, strict=True):
         keep = torch.arange(max(0, len(prompt) - PROMPT_END), len(row), device=base.net.device)
         ids = torch.tensor([row], device=base.net.device)
-        found.append(base.logits(ids, keep=keep)[0].double().cpu())
-    return found
+        logits.append(base.logits(ids, keep=keep)[0].double().cpu())
+    return logits
 
 
-def compare(merged: BaseModel, said: Heard, plain: Sequence[Tensor], dtype: str) -> Proof:
+def compare(merged: BaseModel, heard: Heard, plain: Sequence[Tensor], dtype: str) -> Proof:
     """Hold the merged model, as read from its folder, to what was heard; `plain`: the logits of the
     base alone."""
-    if [render_prompt(merged, e) for e in said.examples] != said.prompts:
+    if [render_prompt(merged, e) for e in heard.examples] != heard.prompts:
         raise ModelError("the merged folder's tokenizer renders the prompts differently")
-    answers = _answers(merged, said.prompts)
-    equal = sum(a == b for a, b in zip(answers, said.answers, strict=True))
-    found = logits_along(merged, said.prompts, said.rows)
-    scale = max(1.0, *(float(t.abs().max()) for t in said.logits))
+    answers = _answers(merged, heard.prompts)
+    equal = sum(a == b for a, b in zip(answers, heard.answers, strict=True))
+    logits = logits_along(merged, heard.prompts, heard.rows)
+    scale = max(1.0, *(float(t.abs().max()) for t in heard.logits))
     return Proof(
         dtype,
         len(answers),
         equal,
-        _largest(found, said.logits),
+        _largest(logits, heard.logits),
         TOLERANCE[dtype] * scale,
-        _largest(said.logits, plain),
+        _largest(heard.logits, plain),
     )
 
 

@@ -19,7 +19,7 @@ from fedsdr.parts.algorithm import Algorithm, split_mix
 from fedsdr.recipe.settings import Recipe
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One registered algorithm with its defaults. `up` and `down`: bytes of one client in a round,
     as a multiple of one LoRA's and the mean over the recipe's rounds; None where data are pooled.
@@ -44,10 +44,10 @@ def catalogue(recipe: Recipe | None = None, name: str | None = None) -> list[Ent
     rounds: the default recipe's, where none is given."""
     recipe = recipe or Recipe()
     chosen = [name] if name is not None else sorted(factories())
-    made = {one: make_algorithm(one) for one in chosen}  # an unknown name shows before any loading
+    made = {key: make_algorithm(key) for key in chosen}  # an unknown name shows before any loading
     lora = StackedLora(open_base(recipe), recipe.lora.targets, {})
     try:
-        return [_entry(one, algorithm, lora, recipe) for one, algorithm in made.items()]
+        return [_entry(key, algorithm, lora, recipe) for key, algorithm in made.items()]
     finally:
         lora.remove()
 
@@ -58,50 +58,50 @@ def _entry(name: str, algorithm: Algorithm, lora: StackedLora, recipe: Recipe) -
     up, down = _bytes(Wire(algorithm, lora.shapes, full), recipe)
     row, paper = describe_algorithm(algorithm, recipe), _documentation(factories()[name])
     return Entry(
-        name,
-        _first_sentence(paper),
-        "all data" if algorithm.pool else _parts(split_mix(algorithm.share)),
-        _parts(_kept(algorithm)),
-        row.deploys,
-        None if algorithm.pool else up,
-        None if algorithm.pool else down,
-        algorithm.folds(),
-        algorithm.any_rank,
-        options(name),
-        row.stages,
-        paper,
+        name=name,
+        about=_first_sentence(paper),
+        sends="all data" if algorithm.pool else _parts(split_mix(algorithm.share)),
+        keeps=_parts(_kept(algorithm)),
+        deploys=row.deploys,
+        up=None if algorithm.pool else up,
+        down=None if algorithm.pool else down,
+        grows=algorithm.folds(),
+        any_rank=algorithm.any_rank,
+        options=options(name),
+        stages=row.stages,
+        documentation=paper,
     )
 
 
 def _bytes(wire: Wire, recipe: Recipe) -> tuple[float, float]:
-    training, one = recipe.training, wire.one_lora()
+    training, one_lora = recipe.training, wire.one_lora()
     trained, _ = hold_back(load_federation(recipe), recipe.data.unseen)
     clients = [c.client_id for c in trained.clients]
     settings = LoopSettings(
-        "", 0, training.rounds, training.lr, participation=training.participation
+        run="", seed=0, rounds=training.rounds, lr=training.lr, participation=training.participation
     )
     asked = len(sample_clients(clients, settings, 1))
     rounds = range(1, training.rounds + 1)
     ranks = client_ranks(recipe, wire.algorithm, clients) if wire.algorithm.any_rank else {}
-    own = list(ranks.values()) or [None]
-    up = sum(numbers(wire.up(n, rank).values()) for n in rounds for rank in own) / len(own)
+    each = list(ranks.values()) or [None]
+    up = sum(numbers(wire.up(n, rank).values()) for n in rounds for rank in each) / len(each)
     # Each round merges its clients' products, and may take the product of their means out again.
     of_p = sum(wire.folded((n - 1) * (asked + 1) * wire.ranks["R"]) for n in rounds)
-    down = len(rounds) * sum(numbers(wire.down(rank).values()) for rank in own) / len(own) + of_p
-    return up / len(rounds) / one, down / len(rounds) / one
+    down = len(rounds) * sum(numbers(wire.down(rank).values()) for rank in each) / len(each) + of_p
+    return up / len(rounds) / one_lora, down / len(rounds) / one_lora
 
 
 def _kept(algorithm: Algorithm) -> list[str]:
     """What stays at home: of a branch that is shared in part, the rest."""
-    shared, found = split_mix(algorithm.share), list[str]()
+    shared, parts = split_mix(algorithm.share), list[str]()
     for branch in algorithm.personal():
         if branch in shared:
-            found.append(f"{branch} of the last {_blocks(algorithm.local_blocks)}")
+            parts.append(f"{branch} of the last {_blocks(algorithm.local_blocks)}")
         else:
             halves = [f"{branch}.{half}" for half in "AB"]
             rest = [half for half in halves if half not in shared]
-            found += rest if len(rest) < len(halves) else [branch]
-    return found
+            parts += rest if len(rest) < len(halves) else [branch]
+    return parts
 
 
 def _blocks(count: int) -> str:

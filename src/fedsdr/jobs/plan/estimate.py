@@ -63,15 +63,15 @@ def estimate_memory(experiment: Experiment, rows: Rows) -> Memory:
     """Training holds six copies of every branch (as the round and as the stage began, both anchors,
     as trained, as finished), four more of a trained one (gradient and its sum, AdamW's moments)."""
     base, layouts, local = experiment.base, experiment.lora.layouts, experiment.local
-    own = held_bytes(base.net)
+    held = held_bytes(base.net)
     k = min(experiment.stack, len(rows))
     trained = [whole(trained_parts([stage])) for stage in experiment.algorithm.stages]
     numbers = 6 * sum(layout.size for layout in layouts.values())
     numbers += 4 * max((sum(layouts[b].size for b in t & set(layouts)) for t in trained), default=0)
     if experiment.algorithm.folds():  # P is worn by all at once, in fp32; dense at the most
-        own += sum(i * o for i, o in experiment.lora.shapes.values()) * max(4, base.dtype.itemsize)
+        held += sum(i * o for i, o in experiment.lora.shapes.values()) * max(4, base.dtype.itemsize)
     activations = _activations(base, k * (local.micro_batch or local.batch), rows)
-    return Memory(own, k * numbers * experiment.branches.dtype.itemsize, activations)
+    return Memory(held, k * numbers * experiment.branches.dtype.itemsize, activations)
 
 
 def fit(experiment: Experiment, rows: Rows) -> None:
@@ -130,7 +130,7 @@ def estimate_duration(
 def _activations(base: BaseModel, many: int, rows: Rows) -> int:
     """What autograd keeps of one micro-batch of `many` rows, all as long as the longest: of every
     layer, and of the logits of trained tokens (the loss makes a wide copy and a log-softmax)."""
-    every = [row for own in rows.values() for row in own]
+    every = [row for client_rows in rows.values() for row in client_rows]
     longest = max((len(row.ids) for row in every), default=0)
     trained = max((row.trained for row in every), default=0)
     head = base.net.get_output_embeddings()
@@ -152,7 +152,7 @@ def _try_steps(experiment: Experiment, rows: Rows) -> tuple[tuple[float, ...], b
     widest = sorted(rows, key=lambda c: -sum(len(row.ids) for row in rows[c]) / len(rows[c]))
     group = widest[: experiment.stack]
     flats, start = branches.begin([branches.first()] * len(group), [{} for _ in group])
-    found, losses = list[float](), list[float]()
+    seconds, losses = list[float](), list[float]()
     for stage in experiment.algorithm.stages:
         jobs = [
             StageJob(c, (rows[c],) * len(stage.terms), derive_seed(recipe.seed, "plan", c))
@@ -163,16 +163,16 @@ def _try_steps(experiment: Experiment, rows: Rows) -> tuple[tuple[float, ...], b
             result = train_stage(
                 experiment.lora,
                 replace(stage, part=1.0),
-                flats,
-                jobs,
-                settings,
-                recipe.training.lr,
-                start,
+                flats=flats,
+                jobs=jobs,
+                settings=settings,
+                lr=recipe.training.lr,
+                start=start,
             )
             losses += [loss for of in (result.losses, *result.other_losses) for loss in of]
             if steps == TRIAL_STEPS:
-                found.append((time.perf_counter() - began) / steps)
-    return tuple(found), all(map(math.isfinite, losses))
+                seconds.append((time.perf_counter() - began) / steps)
+    return tuple(seconds), all(map(math.isfinite, losses))
 
 
 def _try_rewriting(experiment: Experiment, rows: Rows, work: RewritingWork) -> float:
@@ -200,7 +200,9 @@ def _try_rewriting(experiment: Experiment, rows: Rows, work: RewritingWork) -> f
     tokens = min(TRIAL_TOKENS, choice.max_new_tokens)
     first = draw(1)
     each = max(0.0, draw(tokens) - first) / max(1, tokens - 1)
-    lengths = sorted(min(r.trained, choice.max_new_tokens) for own in rows.values() for r in own)
+    lengths = sorted(
+        min(r.trained, choice.max_new_tokens) for client_rows in rows.values() for r in client_rows
+    )
     batches = [lengths[i : i + choice.batch] for i in range(0, len(lengths), choice.batch)]
     drawn = sum(len(batch) * batch[-1] for batch in batches)
     return work.drafts / work.examples * (first * len(lengths) + each * drawn) / many

@@ -69,8 +69,10 @@ def build_plan(experiment: Experiment, ground: Ground, custom: bool) -> Plan:
         ground.fit(experiment, rows)
     asked = _asked(recipe, list(rows))
     steps = {
-        client: tuple(stage_steps(stage, own, experiment.local) for stage in algorithm.stages)
-        for client, own in rows.items()
+        client: tuple(
+            stage_steps(stage, client_rows, experiment.local) for stage in algorithm.stages
+        )
+        for client, client_rows in rows.items()
     }
     totals = [
         sum(steps[c][i] for n, now in enumerate(asked, 1) if stage.when(n) for c in now)
@@ -120,6 +122,10 @@ def _asked(recipe: Recipe, clients: Sequence[str]) -> list[list[str]]:
     """Who takes part, round by round: the very clients that the run will draw."""
     training = recipe.training
     settings = LoopSettings(
-        "plan", recipe.seed, training.rounds, training.lr, participation=training.participation
+        run="plan",
+        seed=recipe.seed,
+        rounds=training.rounds,
+        lr=training.lr,
+        participation=training.participation,
     )
     return [sample_clients(clients, settings, n) for n in range(1, training.rounds + 1)]

@@ -44,11 +44,11 @@ def plan_on_paper(recipe: Recipe, memory: int | None = None, tflops: float | Non
     # Branches have no numbers either: one of a 7B model can take a gigabyte.
     with opened(recipe, base, None, federation, torch.device("meta")) as experiment:
         plan = build_plan(experiment, ground, custom=False)
-    told = ["on paper: no weights were read, and no step was tried"]
+    notes = ["on paper: no weights were read, and no step was tried"]
     if tflops is not None:
-        told.append(f"time is of training alone, at {tflops:g} TFLOPS")
+        notes.append(f"time is of training alone, at {tflops:g} TFLOPS")
     model = replace(plan.model, device=recipe.model.device, digest="")
-    return replace(plan, model=model, notes=(*plan.notes, *told))
+    return replace(plan, model=model, notes=(*plan.notes, *notes))
 
 
 def _fit(memory: int, experiment: Experiment, rows: Rows) -> None:
@@ -65,10 +65,10 @@ def _duration(
     if tflops is None:
         return None, []
     stages, rate = experiment.algorithm.stages, tflops * 1e12
-    one = [_step(experiment, stage, rows) / rate for stage in stages]
+    step_times = [_step(experiment, stage, rows) / rate for stage in stages]
     k = min(experiment.stack, len(rows))
-    training = sum(seconds * count for seconds, count in zip(one, totals, strict=True))
-    return Duration(tuple(k * seconds for seconds in one), training, None), []
+    training = sum(seconds * count for seconds, count in zip(step_times, totals, strict=True))
+    return Duration(tuple(k * seconds for seconds in step_times), training, None), []
 
 
 def _step(experiment: Experiment, stage: Stage, rows: Rows) -> float:
@@ -78,8 +78,12 @@ def _step(experiment: Experiment, stage: Stage, rows: Rows) -> float:
     an objective may want, and padding are not in it."""
     base, lora = experiment.base, experiment.lora
     batch = min(experiment.local.batch, max(map(len, rows.values())))
-    tokens = batch * fmean(fmean(len(row.ids) for row in own) for own in rows.values())
-    trained = batch * fmean(fmean(row.trained for row in own) for own in rows.values())
+    tokens = batch * fmean(
+        fmean(len(row.ids) for row in client_rows) for client_rows in rows.values()
+    )
+    trained = batch * fmean(
+        fmean(row.trained for row in client_rows) for client_rows in rows.values()
+    )
     head = base.net.get_output_embeddings()
     through = 6 if base.checkpointing else 4
     layers = linear_layers(base.net).values()
@@ -87,10 +91,10 @@ def _step(experiment: Experiment, stage: Stage, rows: Rows) -> float:
     frozen_head = math.prod(in_out(head)) if head is not None else 0
     # Packed, the branches of all K clients meet every token (StackedLinear).
     beside = min(experiment.stack, len(rows)) if base.packs else 1
-    found = 0.0
+    operations = 0.0
     for term in stage.terms:
         worn = sum(lora.layouts[b].size for b in split_mix(term.forward) if b in lora.layouts)
-        own = sum(lora.layouts[b].size for b in whole(split_mix(term.train)))
-        found += tokens * (through * (frozen + beside * worn) + 2 * beside * own)
-        found += trained * 4 * frozen_head
-    return found
+        learned = sum(lora.layouts[b].size for b in whole(split_mix(term.train)))
+        operations += tokens * (through * (frozen + beside * worn) + 2 * beside * learned)
+        operations += trained * 4 * frozen_head
+    return operations

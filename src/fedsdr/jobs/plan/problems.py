@@ -24,7 +24,9 @@ def setting_problems(experiment: Experiment, custom: bool) -> Iterator[str]:
     """Of recipe and algorithm, whatever the data; `custom`: the algorithm came from Python."""
     recipe, algorithm = experiment.recipe, experiment.algorithm
     clients = len(experiment.trained)
-    settings = LoopSettings("", 0, 1, 1.0, participation=recipe.training.participation)
+    settings = LoopSettings(
+        run="", seed=0, rounds=1, lr=1.0, participation=recipe.training.participation
+    )
     sampled = len(sample_clients([str(i) for i in range(clients)], settings, 1))
     yield from recipe_problems(recipe, algorithm, clients, sampled)
     yield from algorithm_problems(algorithm, recipe.training.rounds)
@@ -130,8 +132,8 @@ def choice_problems(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     except RecipeError as error:
         yield f"algorithm.{error}"
     if not choice.boosted and choice.selection != "none":
-        own = ", or algorithm.options.selection" if algorithm.rewritten_views() else ""
-        yield f"algorithm.selection is the booster's: set algorithm.boosted: true{own}"
+        alternative = ", or algorithm.options.selection" if algorithm.rewritten_views() else ""
+        yield f"algorithm.selection is the booster's: set algorithm.boosted: true{alternative}"
     if choice.boosted and make_algorithm(choice.name, choice.options).stages == algorithm.stages:
         yield f"algorithm.boosted changes nothing: {choice.name} trains on no raw answers"
 

@@ -43,10 +43,14 @@ def ask(experiment: Experiment, custom: bool) -> Answers:
     if experiment.algorithm.rewritten_views():
         check_rewriting(experiment, experiment.trained, faults)
     table = [row for row, _ in read]
-    rows = {row.client_id: own for row, own in read}
+    rows = {row.client_id: client_rows for row, client_rows in read}
     if experiment.algorithm.pool:
-        rows = {experiment.trained[0].client_id: [row for own in rows.values() for row in own]}
-    data = (*faults.told(), *client_problems(table, experiment.recipe))
+        rows = {
+            experiment.trained[0].client_id: [
+                row for client_rows in rows.values() for row in client_rows
+            ]
+        }
+    data = (*faults.sentences(), *client_problems(table, experiment.recipe))
     return Answers(tuple(table), rows, _distinct(_settings(experiment, custom, table)), data)
 
 
@@ -75,7 +79,7 @@ def refuse_unwritable(experiment: Experiment) -> None:
     """The same of rewriting alone, in which settings of training play no part."""
     clients, faults = experiment.federation.clients, Faults()
     check_rewriting(experiment, clients, faults)
-    _refuse((*empty_clients(clients), *faults.told()))
+    _refuse((*empty_clients(clients), *faults.sentences()))
 
 
 def refuse_unmeasurable(experiment: Experiment, rewriting: bool) -> None:
@@ -84,7 +88,7 @@ def refuse_unmeasurable(experiment: Experiment, rewriting: bool) -> None:
     table = [read_client(experiment, client, faults)[0] for client in clients]
     if rewriting:
         check_rewriting(experiment, clients, faults)
-    _refuse((*faults.told(), *client_problems(table, experiment.recipe)))
+    _refuse((*faults.sentences(), *client_problems(table, experiment.recipe)))
 
 
 def refuse_empty(clients: Sequence[ClientData]) -> None:
@@ -108,10 +112,10 @@ def _settings(experiment: Experiment, custom: bool, clients: Sequence[ClientRow]
 
 
 def _refuse(data: Sequence[str], settings: Sequence[str] = ()) -> None:
-    found = _distinct((*data, *settings))
-    if found:
-        raise (RecipeError if settings else DataError)("\n".join(found))
+    problems = _distinct((*data, *settings))
+    if problems:
+        raise (RecipeError if settings else DataError)("\n".join(problems))
 
 
-def _distinct(found: Iterator[str] | Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(found))
+def _distinct(problems: Iterator[str] | Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(problems))

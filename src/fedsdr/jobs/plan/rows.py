@@ -24,13 +24,13 @@ class Faults:
     """Rows that cannot be used, gathered by what is wrong with them."""
 
     def __init__(self) -> None:
-        self.found = dict[str, dict[str, list[str]]]()
+        self.rows = dict[str, dict[str, list[str]]]()
 
     def add(self, wrong: str, client: str, example: Example) -> None:
-        self.found.setdefault(wrong, {}).setdefault(client, []).append(example.id)
+        self.rows.setdefault(wrong, {}).setdefault(client, []).append(example.id)
 
-    def told(self) -> Iterator[str]:
-        for wrong, clients in self.found.items():
+    def sentences(self) -> Iterator[str]:
+        for wrong, clients in self.rows.items():
             places = [
                 f"client {client!r}, example {ids[0]!r}"
                 + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
@@ -50,16 +50,16 @@ def read_client(
     domains = Counter(e.domain for e in client.train if e.domain)
     cut = [Rendered(r.ids[:limit], r.weights[:limit], len(r.ids) > limit) for r in whole]
     row = ClientRow(
-        client.client_id,
-        len(client.train),
-        len(client.validation),
-        len(client.test),
-        dict(sorted(domains.items())),
-        _lengths([r.prompt for r in whole]),
-        _lengths([len(r.ids) - r.prompt for r in whole]),
-        sum(r.truncated for r in cut),
-        sum(r.trained for r in cut),
-        sum(experiment.left_out.rows.get(client.client_id, {}).values()),
+        client_id=client.client_id,
+        train=len(client.train),
+        validation=len(client.validation),
+        test=len(client.test),
+        domains=dict(sorted(domains.items())),
+        prompt=_lengths([r.prompt for r in whole]),
+        response=_lengths([len(r.ids) - r.prompt for r in whole]),
+        truncated=sum(r.truncated for r in cut),
+        trained_tokens=sum(r.trained for r in cut),
+        left_out=sum(experiment.left_out.rows.get(client.client_id, {}).values()),
     )
     return row, cut
 
@@ -105,8 +105,12 @@ def _empty(client: str) -> str:
 def shown(base: BaseModel, rows: Mapping[str, Sequence[Rendered]]) -> tuple[tuple[str, bool], ...]:
     """The row with the most answers to train on, the first of these, as tokens; the bytes of one
     letter are shown where it is complete."""
-    row = max((row for own in rows.values() for row in own), key=_answers, default=Rendered((), ()))
-    found, before = list[tuple[str, bool]](), ""
+    row = max(
+        (row for client_rows in rows.values() for row in client_rows),
+        key=_answers,
+        default=Rendered((), ()),
+    )
+    pieces, before = list[tuple[str, bool]](), ""
     for end, weight in enumerate(row.weights, 1):
         decoded = base.tokenizer.decode(  # pyright: ignore[reportUnknownMemberType]
             list(row.ids[:end]), clean_up_tokenization_spaces=False
@@ -114,9 +118,9 @@ def shown(base: BaseModel, rows: Mapping[str, Sequence[Rendered]]) -> tuple[tupl
         text = str(decoded)
         if text.endswith("\ufffd") and end < len(row.ids):
             text = before
-        found.append((text[len(before) :], weight > 0))
+        pieces.append((text[len(before) :], weight > 0))
         before = text
-    return tuple(found)
+    return tuple(pieces)
 
 
 def check_held_out(experiment: Experiment, client: ClientData, faults: Faults) -> None:
@@ -140,7 +144,7 @@ def _rendered(
     base: BaseModel, client: str, examples: Sequence[Example], limit: int, faults: Faults
 ) -> list[Rendered]:
     """The rows that can be trained or scored, uncut."""
-    found = list[Rendered]()
+    rows = list[Rendered]()
     for example in examples:
         try:
             row = render(base, example, UNCUT)
@@ -148,14 +152,14 @@ def _rendered(
             faults.add(str(error), client, example)
         else:
             if row.prompt < limit:
-                found.append(row)
+                rows.append(row)
                 continue
             wrong = (
                 f"the prompt alone fills model.max_length ({limit} tokens), so no token of the "
                 f"response would be trained or scored; raise it or drop the row ({DROP})"
             )
             faults.add(wrong, client, example)
-    return found
+    return rows
 
 
 def _prompt_length(base: BaseModel, client: str, example: Example, faults: Faults) -> int | None:

@@ -15,7 +15,7 @@ class Lengths:
     longest: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRow:
     """One client's data; lengths are of its training rows, before anything is cut."""
 
@@ -31,7 +31,7 @@ class ClientRow:
     left_out: int  # rows of any part that do not fit, where data.overlong is drop
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     path: str
     parameters: int
@@ -98,7 +98,7 @@ class Duration:
     rewriting: float | None  # None where it was not estimated
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`example` is record text, the tokens of one training row with whether each is trained: it is
     in no repr and not in `plan_json`."""

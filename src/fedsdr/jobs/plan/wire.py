@@ -24,16 +24,16 @@ class Wire:
     def down(self, rank: int | None = None) -> dict[str, Shape]:
         """Tensor -> shape, of all that is shared; P, whose rank only a run can tell, comes on
         top."""
-        found, own = dict[str, Shape](), own_blocks(self.algorithm, self.shapes)
+        shapes, private_blocks = dict[str, Shape](), own_blocks(self.algorithm, self.shapes)
         for part in split_mix(self.algorithm.share):
             branch, _, half = part.partition(".")
             full = self.ranks[branch]
             r = min(rank, full) if rank is not None and branch == "R" else full
             for layer, (width_in, width_out) in self.shapes.items():
                 pair = {"A": (r, width_in), "B": (width_out, r)}
-                if block_of(layer) not in own:
-                    found |= {f"{branch}/{layer}.{h}": pair[h] for h in (half or "AB")}
-        return found
+                if block_of(layer) not in private_blocks:
+                    shapes |= {f"{branch}/{layer}.{h}": pair[h] for h in (half or "AB")}
+        return shapes
 
     def up(self, round: int, rank: int | None = None) -> dict[str, Shape]:
         """Tensor -> shape: of what is shared, what this round trains."""

@@ -35,14 +35,14 @@ def describe_model(experiment: Experiment) -> ModelRow:
     if base.train_on == "all":
         template += "; trained on every answer of a conversation"
     return ModelRow(
-        str(base.path),
-        count_parameters(base.net),
-        base.precision,
-        str(base.net.device),
-        base.digest,
-        template,
-        tuple(lora.layers),
-        {branch: layout.size for branch, layout in lora.layouts.items()},
+        path=str(base.path),
+        parameters=count_parameters(base.net),
+        dtype=base.precision,
+        device=str(base.net.device),
+        digest=base.digest,
+        template=template,
+        layers=tuple(lora.layers),
+        trainable={branch: layout.size for branch, layout in lora.layouts.items()},
     )
 
 

@@ -43,7 +43,7 @@ class Tune:
         return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """A sweep file, read and checked. `tree` is the recipe without its key `sweep`."""
 
@@ -58,7 +58,7 @@ class Sweep:
     digest: str  # of the file with the changes from the command line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     kind: Literal["cells", "tune"]
     setting: str
@@ -88,20 +88,36 @@ class Cell:
 def main_cell(sweep: Sweep, setting: str, label: str, seed: int, point: Changes) -> Cell:
     changes = {**sweep.settings[setting], **sweep.methods[label], **point}
     recipe = _recipe(sweep, changes, seed, _where(sweep, setting, label))
-    return Cell("cells", setting, label, seed, point, changes, recipe)
+    return Cell(
+        kind="cells",
+        setting=setting,
+        label=label,
+        seed=seed,
+        point=point,
+        changes=changes,
+        recipe=recipe,
+    )
 
 
 def tuning_cells(sweep: Sweep, setting: str, label: str, every_seed: bool = True) -> list[Cell]:
     """Point by point of the grid, each on all tuning seeds."""
     if (tune := sweep.tune) is None:
         return []
-    own = {**sweep.settings[setting], **sweep.methods[label], **tune.changes}
+    changes = {**sweep.settings[setting], **sweep.methods[label], **tune.changes}
     where = f"{_where(sweep, setting, label)}, tuning"
     return [
-        Cell("tune", setting, label, seed, point, own | point, recipe)
+        Cell(
+            kind="tune",
+            setting=setting,
+            label=label,
+            seed=seed,
+            point=point,
+            changes=changes | point,
+            recipe=recipe,
+        )
         for point in map(dict[str, Any], tune.points(label))
         for seed in (tune.seeds if every_seed else tune.seeds[:1])
-        for recipe in [_recipe(sweep, own | point, seed, where)]
+        for recipe in [_recipe(sweep, changes | point, seed, where)]
     ]
 
 
@@ -133,7 +149,9 @@ def check_cells(sweep: Sweep) -> None:
         for side in (contrast.left, contrast.right):
             label, mix = side.split(":")
             if mix not in mixes.get(label, ()):
-                known = ", ".join(f"{m}:{x}" for m, found in mixes.items() for x in sorted(found))
+                known = ", ".join(
+                    f"{m}:{x}" for m, deployed in mixes.items() for x in sorted(deployed)
+                )
                 raise RecipeError(
                     f"{sweep.name}: sweep.contrasts: {side!r} in '{contrast}' is no model of this "
                     f"sweep; there are {known}"

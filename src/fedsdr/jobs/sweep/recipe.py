@@ -67,7 +67,7 @@ def parse_sweep(tree: Mapping[str, Any], name: str = "sweep") -> Sweep:
     problem = _first_problem(chosen)
     if problem is not None:
         raise RecipeError(f"{name}: {problem}")
-    methods = {label: _named(label, own) for label, own in chosen.methods.items()}
+    methods = {label: _named(label, changes) for label, changes in chosen.methods.items()}
     methods |= {
         f"fedsd+{label}": {**methods[label], "algorithm.boosted": True} for label in chosen.boosted
     }
@@ -87,9 +87,9 @@ def parse_sweep(tree: Mapping[str, Any], name: str = "sweep") -> Sweep:
     return sweep
 
 
-def _named(label: str, own: Changes) -> Changes:
-    given = "algorithm.name" in own or "algorithm" in own
-    return own if given else {"algorithm.name": label, **own}
+def _named(label: str, changes: Changes) -> Changes:
+    given = "algorithm.name" in changes or "algorithm" in changes
+    return changes if given else {"algorithm.name": label, **changes}
 
 
 def _tune(chosen: SweepChoice) -> Tune | None:
@@ -102,7 +102,7 @@ def _tune(chosen: SweepChoice) -> Tune | None:
 
 def _first_problem(chosen: SweepChoice) -> str | None:
     """What no type can refuse."""
-    return next((found for check in CHECKS for found in check(chosen)), None)
+    return next((problem for check in CHECKS for problem in check(chosen)), None)
 
 
 def _label_problems(chosen: SweepChoice) -> Iterable[str]:
@@ -160,14 +160,16 @@ def _varied(
 ) -> Iterable[str]:
     if any(value in values[:i] for i, value in enumerate(values)):
         yield f"sweep.tune.{grid}: {key!r} tries a value twice"
-    for where, own in fixed.items():
-        if key in own:
+    for where, changes in fixed.items():
+        if key in changes:
             yield f"sweep: {where} sets {key!r}, which sweep.tune.{grid} varies"
 
 
 def _key_problems(chosen: SweepChoice) -> Iterable[str]:
-    places: dict[str, Iterable[str]] = {f"methods.{k}": own for k, own in chosen.methods.items()}
-    places |= {f"settings.{k}": own for k, own in chosen.settings.items()}
+    places: dict[str, Iterable[str]] = {
+        f"methods.{k}": changes for k, changes in chosen.methods.items()
+    }
+    places |= {f"settings.{k}": changes for k, changes in chosen.settings.items()}
     if chosen.tune:
         places |= {"tune.changes": chosen.tune.changes, "tune.grid": chosen.tune.grid}
         places |= {f"tune.also.{k}": grid for k, grid in chosen.tune.also.items()}
@@ -185,8 +187,8 @@ def _too_many(chosen: SweepChoice) -> Iterable[str]:
     for label in (*chosen.methods, *boosted):
         cells += len(chosen.seeds)
         if tune is not None:
-            own = tune.also.get(label, tune.also.get(boosted.get(label, ""), {}))
-            grid = (*tune.grid.values(), *own.values())
+            extra = tune.also.get(label, tune.also.get(boosted.get(label, ""), {}))
+            grid = (*tune.grid.values(), *extra.values())
             cells += len(tune.seeds) * math.prod(map(len, grid))
     cells *= max(1, len(chosen.settings))
     if cells > MOST:
@@ -210,15 +212,15 @@ def _choice(given: Any, name: str) -> SweepChoice:
 
 
 def _contrasts(texts: Sequence[str], name: str) -> tuple[Contrast, ...]:
-    found = dict[tuple[frozenset[str], str], Contrast]()
+    contrasts = dict[tuple[frozenset[str], str], Contrast]()
     for text in texts:
         try:
             contrast = Contrast.parse(text)
         except RecipeError as error:
             raise RecipeError(f"{name}: sweep.contrasts: {error}") from None
         test = (frozenset((contrast.left, contrast.right)), contrast.measure)
-        if found.setdefault(test, contrast) is not contrast:
+        if contrasts.setdefault(test, contrast) is not contrast:
             raise RecipeError(
                 f"{name}: sweep.contrasts: '{contrast}' is named twice, perhaps the other way round"
             )
-    return tuple(found.values())
+    return tuple(contrasts.values())

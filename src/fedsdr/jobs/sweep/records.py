@@ -34,14 +34,14 @@ def read_record(out: Path, cell: Cell) -> Record | None:
     """What is known of a cell; None where it is still to be run."""
     path = record_path(out, cell)
     try:
-        found: Any = json.loads(read_plain(path, LARGEST, CorruptArtifact))
+        content: Any = json.loads(read_plain(path, LARGEST, CorruptArtifact))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
         raise CorruptArtifact(
             f"{path} cannot be read ({error}); delete it, and run again"
         ) from None
-    record = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    record = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
     needed = NEEDED if "failed" in record else (*NEEDED, *WHEN_DONE)
     if record.get("format") != FORMAT or any(key not in record for key in needed):
         raise CorruptArtifact(f"{path} is no result of this version; delete it, and run again")
@@ -86,7 +86,7 @@ def success(
 
 def run_result(out: Path, cell: Cell, record: Record) -> RunResult:
     """As the comparison takes it; scores on clients that never trained are a model of their own."""
-    unseen = {f"{mix}~unseen": found for mix, found in record.get("unseen", {}).items()}
+    unseen = {f"{mix}~unseen": scores for mix, scores in record.get("unseen", {}).items()}
     return RunResult(
         path=str(record_path(out, cell)),
         method=cell.label,
@@ -113,10 +113,10 @@ def _identity(cell: Cell) -> dict[str, Any]:
 
 def _best(rows: Sequence[Mapping[str, Any]], scorer: Scorer) -> dict[str, float]:
     """By deployed mix, the best validation score of any round."""
-    found = dict[str, list[float]]()
+    by_mix = dict[str, list[float]]()
     for row in rows:
         for mix, scores in row["validation"].items():
             if scorer.best_on in scores:
-                found.setdefault(mix, []).append(scores[scorer.best_on])
+                by_mix.setdefault(mix, []).append(scores[scorer.best_on])
     choose = max if scorer.higher_is_better else min
-    return {mix: choose(values) for mix, values in found.items()}
+    return {mix: choose(values) for mix, values in by_mix.items()}

@@ -57,7 +57,14 @@ def run_sweep(
     places = [] if tune_only else _mine(_places(sweep, labels), shard, len(labels))
     todo = {cell.name: cell.label for cell in tuning}
     todo |= {main_cell(sweep, *place, {}).name: place[1] for place in places}
-    worker = Worker(out, observer or Observer(), todo, sweep.keep_runs, retry_failed, len(todo))
+    worker = Worker(
+        out=out,
+        observer=observer or Observer(),
+        todo=todo,
+        keep_runs=sweep.keep_runs,
+        retry_failed=retry_failed,
+        total=len(todo),
+    )
     for cell in tuning:
         worker.do(cell)
     if sweep.tune is not None:
@@ -151,8 +158,8 @@ def _tuning(sweep: Sweep, labels: Iterable[str]) -> list[Cell]:
 
 def _places(sweep: Sweep, labels: Iterable[str]) -> list[Place]:
     """Seed by seed, so that the first pairs are there early."""
-    found = product(sweep.settings, sweep.seeds, labels)
-    return [(setting, label, seed) for setting, seed, label in found]
+    combinations = product(sweep.settings, sweep.seeds, labels)
+    return [(setting, label, seed) for setting, seed, label in combinations]
 
 
 def _mine(every: Sequence[T], shard: tuple[int, int], row: int) -> list[T]:
@@ -160,7 +167,7 @@ def _mine(every: Sequence[T], shard: tuple[int, int], row: int) -> list[T]:
     or one shard would get every cell of a slow method."""
     mine, of = shard
     shift = 1 if row % of == 0 else 0
-    return [one for i, one in enumerate(every) if (i + shift * (i // row)) % of == mine]
+    return [item for i, item in enumerate(every) if (i + shift * (i // row)) % of == mine]
 
 
 def _chosen(sweep: Sweep, only: Sequence[str]) -> list[str]:

@@ -41,13 +41,13 @@ class SettingTable:
 
     @property
     def sentences(self) -> list[str]:
-        said = render_text(self.comparison).splitlines()
+        lines = render_text(self.comparison).splitlines()
         if self.rewriting:
-            said.append(
+            lines.append(
                 "Seconds are without the rewriting before round 1, whose drafts the methods of a "
                 f"seed share: {self.rewriting:.0f} s per seed for all together."
             )
-        return [*said, *self.notes]
+        return [*lines, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -64,14 +64,14 @@ def sweep_table(
     sweep: Sweep, records: Sequence[tuple[Cell, Record]], out: Path = Path()
 ) -> list[SettingTable]:
     """One table per setting that has finished cells; methods in the order of the sweep file."""
-    found = list[SettingTable]()
+    tables = list[SettingTable]()
     order = list(sweep.methods)
     for setting in sweep.settings:
-        own = [(cell, record) for cell, record in records if cell.setting == setting]
-        own.sort(key=lambda pair: (order.index(pair[0].label), pair[0].seed))
-        if own:
-            found.append(_table(sweep, setting, own, out))
-    return found
+        finished = [(cell, record) for cell, record in records if cell.setting == setting]
+        finished.sort(key=lambda pair: (order.index(pair[0].label), pair[0].seed))
+        if finished:
+            tables.append(_table(sweep, setting, finished, out))
+    return tables
 
 
 def score_cells(table: SettingTable, interval: bool = False) -> list[tuple[str, ...]]:
@@ -102,18 +102,18 @@ COST_HEADER = ("steps", "seconds", "MB up", "MB down")
 
 
 def _table(
-    sweep: Sweep, setting: str, own: Sequence[tuple[Cell, Record]], out: Path
+    sweep: Sweep, setting: str, finished: Sequence[tuple[Cell, Record]], out: Path
 ) -> SettingTable:
-    results = [run_result(out, cell, record) for cell, record in own]
+    results = [run_result(out, cell, record) for cell, record in finished]
     contrasts, notes = _testable(sweep.contrasts, results)
     every = tuple(dict.fromkeys(m for r in results for s in r.scores.values() for m in s))
     worst = tuple(m for m in every if m.endswith("_worst"))
     shown = tuple(dict.fromkeys((*default_measures(results), *worst)))
-    labels = dict.fromkeys(cell.label for cell, _ in own)
-    costs = {label: _cost([r for c, r in own if c.label == label]) for label in labels}
-    seeds = {cell.seed for cell, _ in own}
-    spent = sum(record["seconds"].get(REWRITING, 0.0) for _, record in own)
-    rewritten = any("rewriting" in record for _, record in own)
+    labels = dict.fromkeys(cell.label for cell, _ in finished)
+    costs = {label: _cost([r for c, r in finished if c.label == label]) for label in labels}
+    seeds = {cell.seed for cell, _ in finished}
+    spent = sum(record["seconds"].get(REWRITING, 0.0) for _, record in finished)
+    rewritten = any("rewriting" in record for _, record in finished)
     return SettingTable(
         setting,
         shown,

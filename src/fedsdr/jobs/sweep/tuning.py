@@ -46,7 +46,7 @@ class Tuned:
         if self.missing or not scored:
             return None
         best = max if self.higher_is_better else min
-        return best(scored, key=lambda found: found[0])[1]
+        return best(scored, key=lambda pair: pair[0])[1]
 
     @property
     def name(self) -> str:
@@ -55,17 +55,17 @@ class Tuned:
     @property
     def edges(self) -> list[str]:
         """In words, where the pick is the first or last of the numbers tried."""
-        said = list[str]()
+        lines = list[str]()
         for key, value in (self.pick or {}).items():
             values = [t.point[key] for t in self.tried]
             numbers = {v for v in values if isinstance(v, int | float) and not isinstance(v, bool)}
             if value in numbers and len(numbers) > 1 and value in (min(numbers), max(numbers)):
                 end, more = ("lowest", "lower") if value == min(numbers) else ("highest", "higher")
-                said.append(
+                lines.append(
                     f"{self.name}: {key}={value} is the {end} value of its grid; a {more} one may "
                     "be better"
                 )
-        return said
+        return lines
 
     @property
     def losers(self) -> list[str]:
@@ -115,17 +115,17 @@ def score(record: Record) -> float:
     return fmean(record["validation"]["best"].values())
 
 
-def write_tuning(sweep: Sweep, out: Path, found: Iterable[Tuned]) -> None:
+def write_tuning(sweep: Sweep, out: Path, methods: Iterable[Tuned]) -> None:
     if sweep.tune is not None:
-        write_json_atomic(out / "tuning.json", tuning_json(sweep, found))
+        write_json_atomic(out / "tuning.json", tuning_json(sweep, methods))
 
 
-def tuning_json(sweep: Sweep, found: Iterable[Tuned]) -> dict[str, Any]:
+def tuning_json(sweep: Sweep, methods: Iterable[Tuned]) -> dict[str, Any]:
     """The whole grid with all scores, and the picks."""
     if (asked := sweep.tune) is None:
         return {}
     settings = dict[str, dict[str, Any]]()
-    for tuned in found:
+    for tuned in methods:
         settings.setdefault(tuned.setting, {})[tuned.label] = {
             "measure": tuned.measure,
             "higher_is_better": tuned.higher_is_better,

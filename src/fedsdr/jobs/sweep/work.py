@@ -71,7 +71,7 @@ class Worlds:
             )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Worker:
     """`todo` are the names of all cells that this process is to see to, with their methods."""
 
@@ -155,14 +155,14 @@ class Worker:
 
     def _with_cache(self, cell: Cell) -> Recipe:
         """Drafts have their content as address, so all methods of a seed may share them."""
-        own = self.out.resolve() / "rewrites" / cell.setting / str(cell.seed)
-        cache = cell.recipe.rewriting.cache or str(own)
+        folder = self.out.resolve() / "rewrites" / cell.setting / str(cell.seed)
+        cache = cell.recipe.rewriting.cache or str(folder)
         rewriting = cell.recipe.rewriting.model_copy(update={"cache": cache})
         return cell.recipe.model_copy(update={"rewriting": rewriting})
 
     def _left(self) -> str:
         """From this process's finished cells; of the same method where there are any."""
-        every = [seconds for own in self.took.values() for seconds in own]
+        every = [seconds for times in self.took.values() for seconds in times]
         if not every:
             return ""
         seconds = sum(fmean(self.took.get(label, every)) for label in self.todo.values())

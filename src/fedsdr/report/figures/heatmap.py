@@ -60,7 +60,7 @@ def heatmap(
     tip: Callable[[float | None], str] | None = None,
 ) -> Figure:
     """`shown` writes a value in its cell where there is room, `tip` in the tooltip."""
-    told = tip or shown
+    to_text = tip or shown
     names_wide = 14 + max((measured(fitted(r, ROW_NAME)) for r in rows), default=0.0)
     left = names_wide + 16 * bool(row_label)
     cell = min(LARGEST, (WIDTH - left - 8) / max(1, len(columns)))
@@ -82,7 +82,7 @@ def heatmap(
             parts.append(
                 element(
                     "rect", x=x, y=y, width=cell - 1, height=height - 1, fill=colour,
-                    class_=f"cell {class_}", data_tip=f"{row} × {column}: {told(value)}",
+                    class_=f"cell {class_}", data_tip=f"{row} × {column}: {to_text(value)}",
                 )
             )  # fmt: skip
             if roomy:
@@ -102,7 +102,7 @@ def heatmap(
         *_bar(colours, scale_label, left, bottom + 14),
     ]
     svg = frame(name, title, reading, bottom + 48, *content)
-    return Figure(name, title, reading, svg, _table(rows, columns, matrix, told, row_label))
+    return Figure(name, title, reading, svg, _table(rows, columns, matrix, to_text, row_label))
 
 
 def in_cells(value: float | None) -> str:
@@ -191,7 +191,7 @@ def _table(
     rows: Sequence[str],
     columns: Sequence[str],
     matrix: Matrix,
-    told: Callable[[float | None], str],
+    to_text: Callable[[float | None], str],
     row_label: str,
 ) -> Table:
     cut = max(len(rows), len(columns)) > TABLE_SIZE
@@ -199,7 +199,7 @@ def _table(
     return Table(
         (row_label, *columns[:TABLE_SIZE]),
         tuple(
-            (row, *(told(v) for v in matrix[i][:TABLE_SIZE]))
+            (row, *(to_text(v) for v in matrix[i][:TABLE_SIZE]))
             for i, row in enumerate(rows[:TABLE_SIZE])
         ),
         note,

@@ -96,10 +96,10 @@ def _row(
             continue
         offset = 0.0 if joined else 9.0 * (number - (len(entry.dots) - 1) / 2)
         class_, colour, _ = series(number)
-        told = f"{entry.label} · {kind}: " if len(kinds) > 1 else f"{entry.label}: "
-        told += shown(dot.value)
+        tip = f"{entry.label} · {kind}: " if len(kinds) > 1 else f"{entry.label}: "
+        tip += shown(dot.value)
         if dot.low is not None and dot.high is not None:
-            told += f" [{shown(dot.low)}, {shown(dot.high)}]"
+            tip += f" [{shown(dot.low)}, {shown(dot.high)}]"
             parts.append(
                 element(
                     "line", x1=x(dot.low), y1=middle + offset, x2=x(dot.high), y2=middle + offset,
@@ -109,7 +109,7 @@ def _row(
         parts.append(
             element(
                 "circle", cx=x(dot.value), cy=middle + offset, r=4.5, fill=colour,
-                class_=f"f {class_} mark", data_tip=told,
+                class_=f"f {class_} mark", data_tip=tip,
             )
         )  # fmt: skip
     return parts

@@ -40,14 +40,16 @@ DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 def all_sections(material: Material) -> list[Section | Absent]:
     """Every section, or why it is not there; one that meets damaged values says so."""
-    found = list[Section | Absent]()
+    sections = list[Section | Absent]()
     for id, title, build in SECTIONS:
         try:
-            found.append(build(material))
+            sections.append(build(material))
         except DAMAGE as error:
             why = (
                 f"A file of the run holds values that fedsdr does not write "
                 f"({type(error).__name__}), so this cannot be shown."
             )
-            found.append(Absent(id, title, why))
-    return [section for section in found if not (isinstance(section, Absent) and not section.why)]
+            sections.append(Absent(id, title, why))
+    return [
+        section for section in sections if not (isinstance(section, Absent) and not section.why)
+    ]

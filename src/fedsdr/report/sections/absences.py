@@ -27,8 +27,8 @@ def absences(material: Material) -> Section | Absent:
     if failed:
         rows = tuple((r.name, " ".join(r.notes)) for r in failed[:ROWS])
         table = Table(("cell", "why"), rows)
-        told = (f"{counted(len(failed), 'cell')} of the sweep failed.",)
-        panels = (Panel("cells", told, (), (("Cells that failed", table),)), *panels)
+        sentences = (f"{counted(len(failed), 'cell')} of the sweep failed.",)
+        panels = (Panel("cells", sentences, (), (("Cells that failed", table),)), *panels)
     if panels:
         lead = "Who was asked and did not count in a round, and why."
         return paneled("absences", TITLE, lead, panels)
@@ -39,15 +39,15 @@ def absences(material: Material) -> Section | Absent:
 
 
 def _missing(label: str, record: RunRecord) -> Panel | None:
-    found = [
+    refusals = [
         (row["round"], *parse_reason(str(text)))
         for row in record.rounds
         for text in row.get("refused") or ()
     ]
-    if not found:
+    if not refusals:
         return None
     grouped = dict[tuple[str, str], list[int]]()
-    for at, who, why in found:
+    for at, who, why in refusals:
         grouped.setdefault((who, why), []).append(at)
     rows = tuple(
         (who, why, str(len(rounds)), _rounds(rounds))
@@ -56,27 +56,30 @@ def _missing(label: str, record: RunRecord) -> Panel | None:
     note = f"The first {ROWS} of {len(rows)}." if len(rows) > ROWS else ""
     table = Table(("client", "why", "times", "rounds"), rows[:ROWS], note)
     answered = sum(int(number(row.get("clients")) or 0) for row in record.rounds)
-    said = (
-        f"{counted(len(found), 'answer')} of {answered + len(found):,} did not count, from "
-        f"{counted(len({who for _, who, _ in found}), 'client')}."
+    sentence = (
+        f"{counted(len(refusals), 'answer')} of {answered + len(refusals):,} did not count, from "
+        f"{counted(len({who for _, who, _ in refusals}), 'client')}."
     )
     return Panel(
-        label, (said,), (_attendance(record, found),), (("Why updates did not count", table),)
+        label,
+        (sentence,),
+        (_attendance(record, refusals),),
+        (("Why updates did not count", table),),
     )
 
 
 def parse_reason(text: str) -> tuple[str, str]:
     """Who and why, of a sentence in rounds.jsonl."""
     for pattern in (REFUSED, LOST):
-        if found := pattern.fullmatch(text):
-            return found["who"], found["why"].lstrip(",: ") or "no reason given"
+        if match := pattern.fullmatch(text):
+            return match["who"], match["why"].lstrip(",: ") or "no reason given"
     return "unknown", text
 
 
-def _attendance(record: RunRecord, found: Sequence[tuple[int, str, str]]) -> Figure:
-    absent = {(who, at): why for at, who, why in found}
-    names = sorted({*record.clients, *(who for _, who, _ in found)}, key=natural)
-    shown = sorted(names, key=lambda n: -sum(who == n for _, who, _ in found))[:CLIENTS]
+def _attendance(record: RunRecord, refusals: Sequence[tuple[int, str, str]]) -> Figure:
+    absent = {(who, at): why for at, who, why in refusals}
+    names = sorted({*record.clients, *(who for _, who, _ in refusals)}, key=natural)
+    shown = sorted(names, key=lambda n: -sum(who == n for _, who, _ in refusals))[:CLIENTS]
     names = [name for name in names if name in shown]
     rows = record.rounds[:: -(-len(record.rounds) // ROUNDS)]
     matrix = [
@@ -90,14 +93,16 @@ def _attendance(record: RunRecord, found: Sequence[tuple[int, str, str]]) -> Fig
     return heatmap(
         f"absences-{record.name}",
         "Who counted in which round",
-        "Blue: the client's update counted; orange: it was lost or refused; neutral: not asked.",
-        names,
-        [str(row["round"]) for row in rows],
-        matrix,
-        Colours(-1, 1, around_zero=True),
-        "counted (1), did not (−1)",
-        "client",
-        "round",
+        reading=(
+            "Blue: the client's update counted; orange: it was lost or refused; neutral: not asked."
+        ),
+        rows=names,
+        columns=[str(row["round"]) for row in rows],
+        matrix=matrix,
+        colours=Colours(-1, 1, around_zero=True),
+        scale_label="counted (1), did not (−1)",
+        row_label="client",
+        column_label="round",
         shown=lambda value: "",
         tip=lambda value: words.get(value or 0.0, ""),
     )

@@ -86,22 +86,22 @@ def differences(material: Material) -> Section | Absent:
 
 def notes(material: Material) -> Section | Absent:
     """What is wrong with what was read, and where the page shows less than there is."""
-    said = [
+    lines = [
         f"{record.name}: {note}" if material.single is None else note
         for record in material.records
         for note in record.notes
     ]
     for record in material.records:
         if record.state == "purged":
-            said.append(f"{record.name} was purged: its clients' private files are gone.")
+            lines.append(f"{record.name} was purged: its clients' private files are gone.")
         elif record.state != "finished":
-            said.append(
+            lines.append(
                 f"{record.name} is {STATES[record.state]}; the page shows what there is so far."
             )
     if material.single is None and material.summarised:
-        said.append(material.summarised)
-    said.append(f"Made with fedsdr {__version__}.")
-    return Section("notes", NOTES, "notes.html.j2", {"notes": said})
+        lines.append(material.summarised)
+    lines.append(f"Made with fedsdr {__version__}.")
+    return Section("notes", NOTES, "notes.html.j2", {"notes": lines})
 
 
 def _rerun(label: str, record: RunRecord) -> Rerun:
@@ -113,9 +113,9 @@ def _rerun(label: str, record: RunRecord) -> Rerun:
     out = shlex.quote(f"{record.path}-again")
     command = f"fedsdr train {recipe} --out {out}" if record.recipe_text else ""
     words = "Then `fedsdr compare` or the digests below tell whether it is the same."
-    own = facts.get("from_python")
-    if isinstance(own, dict) and any(own.values()):
-        given = listed(str(what) for what, was in own.items() if was)
+    from_python = facts.get("from_python")
+    if isinstance(from_python, dict) and any(from_python.values()):
+        given = listed(str(what) for what, was in from_python.items() if was)
         command, words = (
             "",
             f"This run was started from Python with its own {given}: run that program again.",

@@ -68,11 +68,11 @@ def drift(material: Material) -> Section | Absent:
 
 def _cosines(label: str, record: RunRecord) -> Panel | None:
     branches = _branches(record)
-    found = [_slides(record, branch) for branch in branches]
-    figures = tuple(figure for figure in found if figure is not None)
+    slides = [_slides(record, branch) for branch in branches]
+    figures = tuple(figure for figure in slides if figure is not None)
     sampled = max((row.get("sampled_of") or 0 for row in record.diagnostics), default=0)
-    told = (f"The clients are a seeded sample of {sampled}.",) if sampled else ()
-    return Panel(label, (*told, *_mean_cosines(record, branches)), figures) if figures else None
+    note = (f"The clients are a seeded sample of {sampled}.",) if sampled else ()
+    return Panel(label, (*note, *_mean_cosines(record, branches)), figures) if figures else None
 
 
 def _slides(record: RunRecord, branch: str) -> Figure | None:
@@ -89,13 +89,15 @@ def _slides(record: RunRecord, branch: str) -> Figure | None:
     figure = heatmap(
         f"agreement-{record.name}-{branch}",
         f"Cosine of updates, {NAMED.get(branch, branch)}",
-        "Each cell is a pair of clients; blue pairs pull the same way, orange ones against each "
-        f"other. The last round, {kept[-1]['round']}, is drawn first.{cut}",
-        names,
-        names,
-        last,
-        Colours(-1, 1, around_zero=True),
-        "cosine",
+        reading=(
+            "Each cell is a pair of clients; blue pairs pull the same way, orange ones against "
+            f"each other. The last round, {kept[-1]['round']}, is drawn first.{cut}"
+        ),
+        rows=names,
+        columns=names,
+        matrix=last,
+        colours=Colours(-1, 1, around_zero=True),
+        scale_label="cosine",
         shown=in_cells,
         tip=lambda value: fixed(value, 2),
     )
@@ -121,18 +123,18 @@ def _arranged(
 
 
 def _mean_cosines(record: RunRecord, branches: Sequence[str]) -> list[str]:
-    said = list[str]()
+    sentences = list[str]()
     for branch in branches:
         means = [
             (row["round"], m) for row in record.diagnostics if (m := _mean(row, branch)) is not None
         ]
         if means:
             (first, before), (last, after) = means[0], means[-1]
-            said.append(
+            sentences.append(
                 f"Over the pairs, {NAMED.get(branch, branch)} has a mean cosine of "
                 f"{fixed(before, 2)} in round {first} and {fixed(after, 2)} in round {last}."
             )
-    return said
+    return sentences
 
 
 def _mean(row: Mapping[str, Any], branch: str) -> float | None:
@@ -162,13 +164,13 @@ def _measures(label: str, record: RunRecord) -> Panel | None:
     figures += norms
     if not figures:
         return None
-    said = list[str]()
+    sentences = list[str]()
     if points := _over_rounds(record, "R", "conflict"):
-        said.append(
+        sentences.append(
             f"In the last round R's cosine is below 0 for {share(points[-1][1])} of the pairs of "
             f"clients; in the first it was for {share(points[0][1])}."
         )
-    return Panel(label, tuple(said), tuple(figures))
+    return Panel(label, tuple(sentences), tuple(figures))
 
 
 def _norms(record: RunRecord, branches: Sequence[str]) -> list[Figure]:
@@ -195,8 +197,8 @@ def _norms(record: RunRecord, branches: Sequence[str]) -> list[Figure]:
 
 
 def _branches(record: RunRecord) -> list[str]:
-    found = dict.fromkeys(b for row in record.diagnostics for b in row.get("branches") or {})
-    return [b for b in ("R", "S") if b in found] + [b for b in found if b not in ("R", "S")]
+    names = dict.fromkeys(b for row in record.diagnostics for b in row.get("branches") or {})
+    return [b for b in ("R", "S") if b in names] + [b for b in names if b not in ("R", "S")]
 
 
 def _cosine(row: Mapping[str, Any], branch: str) -> Any:

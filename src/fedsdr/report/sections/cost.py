@@ -90,26 +90,28 @@ def _table_of_all(material: Material) -> Panel:
 
 
 def _of_run(label: str, record: RunRecord) -> Panel | None:
-    figures, said = list[Figure](), list[str]()
+    figures, sentences = list[Figure](), list[str]()
     name = f"cost-{record.name}"
     if record.rounds:
-        said.append(traffic_in_words(record))
+        sentences.append(traffic_in_words(record))
         figures.append(_bytes(name, record.rounds))
         if (figure := _against_bytes(name, record)) is not None:
             figures.append(figure)
     spent = phases(record)
     if any(spent.values()):
-        said.append(f"It took {duration(sum(spent.values()))} in all.")
+        sentences.append(f"It took {duration(sum(spent.values()))} in all.")
         entries = sorted(spent.items(), key=lambda of: -of[1])
         figures.append(
             lying(
-                f"{name}-phases", "Time by phase", "Each bar is the wall time of one phase, all "
-                "rounds together.", entries, "seconds", duration, "phase",
+                f"{name}-phases", "Time by phase", reading=(
+"Each bar is the wall time of one phase, all "
+                "rounds together."
+), entries=entries, x_label="seconds", shown=duration, head="phase",
             )
         )  # fmt: skip
     if (figure := _time_by_round(name, record)) is not None:
         figures.append(figure)
-    return Panel(label, tuple(said), tuple(figures)) if figures else None
+    return Panel(label, tuple(sentences), tuple(figures)) if figures else None
 
 
 def phases(record: RunRecord) -> dict[str, float]:
@@ -136,14 +138,14 @@ def _bytes(name: str, rows: Sequence[Mapping[str, object]]) -> Figure:
     return columns(
         f"{name}-bytes",
         "Bytes by round",
-        "Each bar is one round's traffic of all clients together.",
-        [str(row["round"]) for row in rows],
-        [
+        reading="Each bar is one round's traffic of all clients together.",
+        classes=[str(row["round"]) for row in rows],
+        kinds=[
             Series("up, to the server", megabytes["bytes_up"]),
             Series("down, to clients", megabytes["bytes_down"]),
         ],
-        "MB",
-        "round",
+        y_label="MB",
+        x_label="round",
         stacked=True,
     )
 
@@ -193,10 +195,10 @@ def _time_by_round(name: str, record: RunRecord) -> Figure | None:
     return columns(
         f"{name}-time",
         "Time by round",
-        "Each bar is one round's wall time, phase upon phase.",
-        [str(at) for at in rounds],
-        [Series(phase, [spent.get((at, phase)) for at in rounds]) for phase in every],
-        "seconds",
-        "round",
+        reading="Each bar is one round's wall time, phase upon phase.",
+        classes=[str(at) for at in rounds],
+        kinds=[Series(phase, [spent.get((at, phase)) for at in rounds]) for phase in every],
+        y_label="seconds",
+        x_label="round",
         stacked=True,
     )

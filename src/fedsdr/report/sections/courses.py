@@ -67,15 +67,15 @@ def _of_run(label: str, record: RunRecord) -> Panel | None:
 
 def _of_group(place: int, group: Group, groups: int) -> list[Panel]:
     """Every method's mean over seeds, with a band of ± one standard deviation."""
-    found = [(label, of) for label, of in group.runs.items() if any(r.rounds for r in of)]
-    if not found:
+    labelled = [(label, of) for label, of in group.runs.items() if any(r.rounds for r in of)]
+    if not labelled:
         return []
-    rows = [scores_of(x.get("validation")) for _, of in found for r in of for x in r.rounds]
+    rows = [scores_of(x.get("validation")) for _, of in labelled for r in of for x in r.rounds]
     figures = list[Figure]()
     for measure in measures_of([s for s in rows if s])[:MEASURES]:
         lines = [
             (f"{label} · {mix}" if mix != "global" else label, line)
-            for label, of in found
+            for label, of in labelled
             for mix in dict.fromkeys(
                 m for r in of for x in r.rounds for m in scores_of(x.get("validation"))
             )
@@ -83,8 +83,8 @@ def _of_group(place: int, group: Group, groups: int) -> list[Panel]:
         ]
         figures.append(_methods(f"curves-all-{place}-{measure}", measure, lines))
     lines = [
-        (_with_loss(label, of, found), line)
-        for label, of in found
+        (_with_loss(label, of, labelled), line)
+        for label, of in labelled
         if (line := _over_seeds(of, "", "loss"))
     ]
     figures.append(_methods(f"curves-all-{place}-training-loss", "training loss", lines))
@@ -95,8 +95,8 @@ def _of_group(place: int, group: Group, groups: int) -> list[Panel]:
 def _with_loss(label: str, of: Sequence[RunRecord], every: Sequence[Labelled]) -> str:
     """Losses on unlike answers are no race: where they differ, the line says which its is."""
     kinds = {name for _, records in every for name in _main_losses(records)}
-    own = ", ".join(sorted(_main_losses(of) - {""}))
-    return f"{label} · {own}" if len(kinds) > 1 and own else label
+    losses = ", ".join(sorted(_main_losses(of) - {""}))
+    return f"{label} · {losses}" if len(kinds) > 1 and losses else label
 
 
 def _main_losses(of: Sequence[RunRecord]) -> set[str]:
@@ -176,7 +176,7 @@ def _validated(name: str, measure: str, mix: str, by_client: Mapping[str, ByClie
         (at, worst_tenth([of[at] for of in scores.values() if at in of], measure)) for at in rounds
     ]
     few = max(1, math.ceil(len(scores) / 10))
-    said = "the worst client" if few == 1 else f"the worst {few} clients (10 %)"
+    who = "the worst client" if few == 1 else f"the worst {few} clients (10 %)"
     lines = [
         Line("mean over clients", mean, 0),
         Line("worst 10 %", worst, 1, dashed=True),
@@ -185,7 +185,7 @@ def _validated(name: str, measure: str, mix: str, by_client: Mapping[str, ByClie
     return curves(
         f"{name}-{mix}-{measure}",
         f"{in_words(measure).capitalize()}, {mix} model",
-        f"Each thin line is a client; the dashed one is {said} of each round.",
+        f"Each thin line is a client; the dashed one is {who} of each round.",
         lines,
         axis_label(measure),
     )
@@ -229,7 +229,7 @@ def _by_mix(
     rows: Iterable[Mapping[str, object]],
 ) -> dict[str, dict[str, dict[str, dict[int, float]]]]:
     """validation.jsonl -> mix -> measure -> client -> round -> value."""
-    found = dict[str, dict[str, dict[str, dict[int, float]]]]()
+    by_mix = dict[str, dict[str, dict[str, dict[int, float]]]]()
     for row in rows:
         at, scores = row["round"], row.get("scores")
         if not isinstance(at, int) or not isinstance(scores, Mapping):
@@ -237,18 +237,18 @@ def _by_mix(
         for mix, clients in scores.items():
             for client, measures in scores_of(clients).items():
                 for measure, value in measures.items():
-                    of = found.setdefault(mix, {}).setdefault(measure, {})
+                    of = by_mix.setdefault(mix, {}).setdefault(measure, {})
                     of.setdefault(client, {})[at] = value
-    return found
+    return by_mix
 
 
 def _over_seeds(of: Sequence[RunRecord], mix: str, measure: str) -> dict[int, list[float]]:
     """Round -> the values of all runs that have one; without a mix, of the row itself."""
-    found = dict[int, list[float]]()
+    by_round = dict[int, list[float]]()
     for record in of:
         for row in record.rounds:
             scores = scores_of(row.get("validation")).get(mix, {}) if mix else row
             value = number(scores.get(measure))
             if value is not None:
-                found.setdefault(row["round"], []).append(value)
-    return found
+                by_round.setdefault(row["round"], []).append(value)
+    return by_round

@@ -27,8 +27,8 @@ def federation(material: Material) -> Section | Absent:
     for label, record in material.detailed:
         if record.profile and (record.world not in worlds or record.rewriting):
             worlds[record.world] = (label, record)
-    found = [_panel(label, record) for label, record in worlds.values()]
-    panels = [panel for panel in found if panel is not None]
+    candidates = [_panel(label, record) for label, record in worlds.values()]
+    panels = [panel for panel in candidates if panel is not None]
     if not panels:
         why = missing_file(material, "profile.json", "The run has no profile.json: it was made "
         "with an older fedsdr; a new run writes one.")  # fmt: skip
@@ -83,22 +83,24 @@ def _kinds(
     shown, rest = kinds[:KINDS], kinds[KINDS:]
     matrix = list[list[float]]()
     for client in names:
-        own = clients[client].get(key) or {}
-        row = [float(own.get(kind, 0)) for kind in shown]
-        matrix.append(row + [float(sum(own.get(kind, 0) for kind in rest))] * bool(rest))
+        counts = clients[client].get(key) or {}
+        row = [float(counts.get(kind, 0)) for kind in shown]
+        matrix.append(row + [float(sum(counts.get(kind, 0) for kind in rest))] * bool(rest))
     headed = [kind or "(none)" for kind in shown] + [f"{len(rest)} others"] * bool(rest)
     return heatmap(
         f"{name}-{key}",
         f"Training rows by client and {title}",
-        "Each cell is a client's number of rows; the darker, the more. Rows that look alike are "
-        "clients with like data.",
-        names,
-        headed,
-        matrix,
-        Colours(0, max(max(row) for row in matrix)),
-        "training rows",
-        "client",
-        title,
+        reading=(
+            "Each cell is a client's number of rows; the darker, the more. Rows that look alike "
+            "are clients with like data."
+        ),
+        rows=names,
+        columns=headed,
+        matrix=matrix,
+        colours=Colours(0, max(max(row) for row in matrix)),
+        scale_label="training rows",
+        row_label="client",
+        column_label=title,
         shown=lambda value: plain(value) if value else "",
         tip=plain,
     )
@@ -108,28 +110,28 @@ def _lengths(
     name: str, what: str, names: Sequence[str], clients: Mapping[str, Any]
 ) -> Figure | None:
     kinds = {"prompt": "prompt"} if what == "prompt" else {"raw": "raw", "rewritten": "rewritten"}
-    found = {
+    histograms = {
         kind: [_histogram_of(clients[client], what, kind) for client in names] for kind in kinds
     }
-    found = {kind: of for kind, of in found.items() if any(of)}
-    if not found:
+    histograms = {kind: of for kind, of in histograms.items() if any(of)}
+    if not histograms:
         return None
     entries = [
         Entry(
             client,
             tuple(
                 Dot(number(of[n].get("p50")), number(of[n].get("p10")), number(of[n].get("p90")))
-                for of in found.values()
+                for of in histograms.values()
             ),
         )
         for n, client in enumerate(names)
     ]
-    many = "answers, raw and rewritten" if len(found) > 1 else f"{what}s"
+    many = "answers, raw and rewritten" if len(histograms) > 1 else f"{what}s"
     return intervals(
         f"{name}-{what}-tokens",
         f"Length of {many}, by client",
         "The dot is a client's median; the bar runs from its 10th to its 90th percentile.",
-        tuple(found) if len(found) > 1 else (what,),
+        tuple(histograms) if len(histograms) > 1 else (what,),
         entries,
         f"tokens per {'answer' if what == 'response' else what}",
         span="10th to 90th percentile",
@@ -141,11 +143,11 @@ def _histogram(name: str, names: Sequence[str], clients: Mapping[str, Any]) -> F
     """All clients' answers together, raw beside rewritten, as shares."""
     series, edges = list[Series](), list[float]()
     for kind in ("raw", "rewritten"):
-        found = [h for c in names if (h := _histogram_of(clients[c], "response", kind))]
-        if not found:
+        histograms = [h for c in names if (h := _histogram_of(clients[c], "response", kind))]
+        if not histograms:
             continue
-        edges = found[0].get("edges") or []
-        counts = [sum(column) for column in zip(*(h["counts"] for h in found), strict=False)]
+        edges = histograms[0].get("edges") or []
+        counts = [sum(column) for column in zip(*(h["counts"] for h in histograms), strict=False)]
         total = sum(counts) or 1
         series.append(Series(kind, [100 * count / total for count in counts]))
     if not series or not edges:
@@ -158,17 +160,17 @@ def _histogram(name: str, names: Sequence[str], clients: Mapping[str, Any]) -> F
     return columns(
         f"{name}-histogram",
         "Length of answers, all clients",
-        "Each bar is the share of all answers whose length is in that class.",
-        classes[:last],
-        [Series(s.label, s.values[:last]) for s in series],
-        "share of answers, %",
-        "tokens per answer",
+        reading="Each bar is the share of all answers whose length is in that class.",
+        classes=classes[:last],
+        kinds=[Series(s.label, s.values[:last]) for s in series],
+        y_label="share of answers, %",
+        x_label="tokens per answer",
     )
 
 
 def _histogram_of(client: Mapping[str, Any], what: str, kind: str) -> Mapping[str, Any]:
-    found = client.get(f"{what}_tokens") or {}
-    return found if what == "prompt" else found.get(kind) or {}
+    tokens = client.get(f"{what}_tokens") or {}
+    return tokens if what == "prompt" else tokens.get(kind) or {}
 
 
 def _rows(names: Sequence[str], clients: Mapping[str, Any]) -> Table:

@@ -75,16 +75,18 @@ def _panel(label: str, record: RunRecord) -> Panel | None:
     if not views:
         if not tables:
             return None
-        told = f"Divergences and gradients are not measured yet: `fedsdr diagnose {record.path}`."
-        return Panel(label, (told,), (), tuple(tables))
+        sentence = (
+            f"Divergences and gradients are not measured yet: `fedsdr diagnose {record.path}`."
+        )
+        return Panel(label, (sentence,), (), tuple(tables))
     clients = [str(client) for client in (record.diagnosis or {}).get("clients") or []]
     figures = list[Figure]()
     for key in MEASURES:
         there = {view: of[key] for view, of in views.items() if (of or {}).get(key)}
         if key == "js_divergence_prompts":  # the same in every view
             there = dict(list(there.items())[:1])
-        for view, found in there.items():
-            figures.append(_matrix(record.name, key, view, clients, found, list(there.values())))
+        for view, measured in there.items():
+            figures.append(_matrix(record.name, key, view, clients, measured, list(there.values())))
     maps = {view: of["pca"] for view, of in views.items() if (of or {}).get("pca")}
     everything = [point for pca in maps.values() for point in _points(pca)]
     figures += [_map(record.name, view, pca, everything) for view, pca in maps.items()]
@@ -93,7 +95,7 @@ def _panel(label: str, record: RunRecord) -> Panel | None:
 
 
 def _matrix(
-    run: str, key: str, view: str, clients: Sequence[str], found: Any, both: Sequence[Any]
+    run: str, key: str, view: str, clients: Sequence[str], measured: Any, both: Sequence[Any]
 ) -> Figure:
     title, reading, unit, low, high, around, _ = MEASURES[key]
     if key == "loss_transfer":  # as far as the values go, the same for raw and rewritten
@@ -102,14 +104,14 @@ def _matrix(
     return heatmap(
         f"heterogeneity-{run}-{key}-{view}",
         f"{title}, {view}",
-        reading,
-        clients,
-        clients,
-        found["matrix"],
-        Colours(low, high, around, key == "loss_transfer"),
-        unit,
-        "trained on" if key == "loss_transfer" else "",
-        "tested on" if key == "loss_transfer" else "",
+        reading=reading,
+        rows=clients,
+        columns=clients,
+        matrix=measured["matrix"],
+        colours=Colours(low, high, around, key == "loss_transfer"),
+        scale_label=unit,
+        row_label="trained on" if key == "loss_transfer" else "",
+        column_label="tested on" if key == "loss_transfer" else "",
         shown=in_cells,
         tip=lambda value: fixed(value, 3),
     )
@@ -125,12 +127,14 @@ def _map(run: str, view: str, pca: Any, everything: Sequence[Point]) -> Figure:
     return scatter(
         f"heterogeneity-{run}-map-{view}",
         f"Map of the rows, {view}",
-        "Each point is a row as the base model sees it; clients apart are clouds apart. Raw and "
-        "rewritten stand on the same axes.",
-        _points(pca),
-        f"first component ({first} of the variance)",
-        f"second component ({second})",
-        everything,
+        reading=(
+            "Each point is a row as the base model sees it; clients apart are clouds apart. Raw "
+            "and rewritten stand on the same axes."
+        ),
+        points=_points(pca),
+        x_label=f"first component ({first} of the variance)",
+        y_label=f"second component ({second})",
+        among=everything,
     )
 
 
@@ -145,7 +149,7 @@ def _summary(views: Mapping[str, Any]) -> Table:
 
 def _sentences(views: Mapping[str, Any]) -> list[str]:
     """Raw against rewritten, measure by measure."""
-    said = list[str]()
+    sentences = list[str]()
     raw, rewritten = views.get("raw") or {}, views.get("rewritten") or {}
     for key, (title, _, _, _, _, _, less_is_alike) in MEASURES.items():
         before, after = _mean(key, raw.get(key)), _mean(key, rewritten.get(key))
@@ -155,12 +159,12 @@ def _sentences(views: Mapping[str, Any]) -> list[str]:
         more, less = LIKENESS.get(key, ("more alike", "less alike"))
         better = (gap < 0) == less_is_alike
         word = "about the same" if abs(gap) < 0.005 else more if better else less
-        said.append(f"{title}: {fixed(before, 3)} raw, {fixed(after, 3)} rewritten: {word}.")
-    return said
+        sentences.append(f"{title}: {fixed(before, 3)} raw, {fixed(after, 3)} rewritten: {word}.")
+    return sentences
 
 
-def _mean(key: str, found: Any) -> float | None:
-    return number((found or {}).get("other" if key == "loss_transfer" else "mean"))
+def _mean(key: str, measured: Any) -> float | None:
+    return number((measured or {}).get("other" if key == "loss_transfer" else "mean"))
 
 
 def _audit(record: RunRecord) -> Table | None:

@@ -62,11 +62,11 @@ def gains(record: RunRecord, measure: str) -> dict[str, tuple[float, float]]:
 
 def _panel(label: str, record: RunRecord) -> Panel | None:
     scores = scores_of((record.results or {}).get("scores"))
-    figures, said = list[Figure](), list[str]()
+    figures, sentences = list[Figure](), list[str]()
     for measure in [m for m in measures_of([scores]) if not m.endswith("_worst")][:MEASURES]:
-        if found := gains(record, measure):
-            figures.append(_dumbbell(record.name, measure, found))
-            said.append(sentence(measure, found))
+        if pairs := gains(record, measure):
+            figures.append(_dumbbell(record.name, measure, pairs))
+            sentences.append(sentence(measure, pairs))
     for key, (title, reading, unit) in RATIOS.items():
         by_client = dict[str, list[tuple[int, float | None]]]()
         for row in record.diagnostics:
@@ -78,12 +78,12 @@ def _panel(label: str, record: RunRecord) -> Panel | None:
             figures.append(
                 curves(name, title, reading, told_apart(by_client), unit, within=(0.0, 0.0))
             )
-    return Panel(label, tuple(said), tuple(figures)) if figures else None
+    return Panel(label, tuple(sentences), tuple(figures)) if figures else None
 
 
-def sentence(measure: str, found: Mapping[str, tuple[float, float]]) -> str:
+def sentence(measure: str, pairs: Mapping[str, tuple[float, float]]) -> str:
     better = higher_is_better(measure)
-    steps = {client: own - shared for client, (shared, own) in found.items()}
+    steps = {client: personal_score - shared for client, (shared, personal_score) in pairs.items()}
     mean = fmean(steps.values())
     words = in_words(measure)
     if better is None:
@@ -92,19 +92,19 @@ def sentence(measure: str, found: Mapping[str, tuple[float, float]]) -> str:
     good = [c for c, step in steps.items() if (step > 0) == better and step]
     bad = [c for c, step in steps.items() if (step > 0) != better and step]
     most = max(steps, key=lambda c: steps[c] if better else -steps[c])
-    said = (
+    text = (
         f"On {words}, the personal model is better than the global one for "
         f"{len(good)} of {counted(len(steps), 'client')} and worse for {len(bad)}, by "
         f"{fixed(mean, places, True)} on average"
     )
     return (
-        f"{said}; {most} gains most ({fixed(steps[most], places, True)})." if good else f"{said}."
+        f"{text}; {most} gains most ({fixed(steps[most], places, True)})." if good else f"{text}."
     )
 
 
-def _dumbbell(run: str, measure: str, found: Mapping[str, tuple[float, float]]) -> Figure:
+def _dumbbell(run: str, measure: str, pairs: Mapping[str, tuple[float, float]]) -> Figure:
     words, better = in_words(measure), higher_is_better(measure)
-    order = sorted(found, key=lambda c: found[c][1] - found[c][0], reverse=better is not False)
+    order = sorted(pairs, key=lambda c: pairs[c][1] - pairs[c][0], reverse=better is not False)
     cut = f" The {CLIENTS} that gain most, of {len(order)}." if len(order) > CLIENTS else ""
     return intervals(
         f"personal-{run}-{measure}",
@@ -112,7 +112,7 @@ def _dumbbell(run: str, measure: str, found: Mapping[str, tuple[float, float]]) 
         "Each row is a client, the line runs from its global to its personal model; who gains "
         f"most stands at the top.{cut}",
         ("global", "personal"),
-        [Entry(client, tuple(Dot(v) for v in found[client])) for client in order[:CLIENTS]],
+        [Entry(client, tuple(Dot(v) for v in pairs[client])) for client in order[:CLIENTS]],
         axis_label(measure),
         joined=True,
         shown=score,

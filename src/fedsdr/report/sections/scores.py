@@ -80,12 +80,12 @@ def _block(place: int, group: Group) -> Block:
     findings = group.comparison.findings
     first = [f for f in findings if f.contrast.measure == group.primary]
     power = render_text(replace(group.comparison, notes=())).splitlines()[: -len(findings) or None]
-    told = [*power, *(group.called(f.verdict) for f in first[:SENTENCES])]
+    sentences = [*power, *(group.called(f.verdict) for f in first[:SENTENCES])]
     return Block(
         group.setting,
         table,
         tuple(figures),
-        tuple(told),
+        tuple(sentences),
         contrasts(group, digits) if findings else None,
         group.notes,
     )

@@ -27,25 +27,29 @@ FIGURES, CLIENTS = 4, 40
 
 
 def scores_of_run(record: RunRecord) -> Section | Absent:
-    found = all_scores(record)
-    if not found:
+    by_mix = all_scores(record)
+    if not by_mix:
         return Absent("scores", TITLE, record.unscored)
-    shown = measures_of([found])
+    shown = measures_of([by_mix])
     rows = list[tuple[Cell, ...]]()
-    for mix, scores in found.items():
+    for mix, scores in by_mix.items():
         chosen = ((record.results or {}).get("chosen_rounds") or {}).get(mix)
         cells = [
             Cell(model_in_words(mix)),
             Cell(str(chosen) if chosen is not None else NONE, value=number(chosen)),
         ]
         for measure in shown:
-            own = _by_client(record, mix, measure)
+            client_scores = _by_client(record, mix, measure)
             column = [
                 v
-                for x in found
-                for v in (*_by_client(record, x, measure), found[x].get(measure, 0.0))
+                for x in by_mix
+                for v in (*_by_client(record, x, measure), by_mix[x].get(measure, 0.0))
             ]
-            span = f"{score(min(own), column)} – {score(max(own), column)}" if len(own) > 1 else ""
+            span = (
+                f"{score(min(client_scores), column)} – {score(max(client_scores), column)}"
+                if len(client_scores) > 1
+                else ""
+            )
             cells.append(Cell(score(scores.get(measure), column), span, scores.get(measure)))
         rows.append(tuple(cells))
     table = ScoreTable(
@@ -56,10 +60,10 @@ def scores_of_run(record: RunRecord) -> Section | Absent:
         tuple(rows),
     )
     figures = [
-        _between_clients(record, list(found), measure)
+        _between_clients(record, list(by_mix), measure)
         for measure in shown
         if not gains(record, measure)
-        and any(len(_by_client(record, x, measure)) > 1 for x in found)
+        and any(len(_by_client(record, x, measure)) > 1 for x in by_mix)
     ]
     sentences = (
         "One run is one seed: these figures say what happened, not what would happen again. Run "
@@ -101,5 +105,5 @@ def _by_client(record: RunRecord, mix: str, measure: str) -> list[float]:
     stem = measure.removesuffix(WORST)
     if stem != measure:
         return []
-    found = (number(_of(record, mix, c, stem)) for c in _clients(record, mix))
-    return [value for value in found if value is not None]
+    scores = (number(_of(record, mix, c, stem)) for c in _clients(record, mix))
+    return [value for value in scores if value is not None]

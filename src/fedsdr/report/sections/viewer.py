@@ -29,9 +29,9 @@ def _of_last(material: Material, build: Build, id: str, title: str) -> Section |
     for label, record in reversed(material.detailed):
         if not record.path.is_dir():
             continue
-        found = build(record, material.include_texts)
-        if isinstance(found, Section):
+        section = build(record, material.include_texts)
+        if isinstance(section, Section):
             run = "" if material.single is not None else label
-            return replace(found, data={**found.data, "run": run})
-        why = found
+            return replace(section, data={**section.data, "run": run})
+        why = section
     return why

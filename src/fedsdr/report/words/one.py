@@ -33,8 +33,8 @@ def of_run(record: RunRecord) -> Verdict:
         f"{seen.round} of {seen.rounds} rounds" if seen.rounds else counted(seen.round, "round"),
         "synthetic data" if record.synthetic else "private data",
     )
-    said = (_what_came_out(record), _for_whom(record), _what_it_cost(record))
-    return Verdict(f"{name}{on}{seed}", record.state, tags, said, _facts(record))
+    sentences = (_what_came_out(record), _for_whom(record), _what_it_cost(record))
+    return Verdict(f"{name}{on}{seed}", record.state, tags, sentences, _facts(record))
 
 
 def _facts(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
@@ -61,17 +61,17 @@ def _facts(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
 
 
 def _what_came_out(record: RunRecord) -> str:
-    name, found, seen = spelt(record.method), all_scores(record), glance(record)
-    if not found:
+    name, by_mix, seen = spelt(record.method), all_scores(record), glance(record)
+    if not by_mix:
         loss = f", at a mean training loss of {fixed(seen.loss)}" if seen.loss is not None else ""
         rounds = counted(seen.round, "round")
         return f"{name} is {STATES[record.state]} after {rounds}{loss}. {record.unscored}"
-    measures = [m for m in measures_of([found]) if not m.endswith("_worst")]
+    measures = [m for m in measures_of([by_mix]) if not m.endswith("_worst")]
     chosen = (record.results or {}).get("chosen_rounds") or {}
     parts = list[str]()
-    for mix, scores in found.items():
+    for mix, scores in by_mix.items():
         shown = [
-            f"{in_words(m)} {score(scores[m], (of[m] for of in found.values() if m in of))}"
+            f"{in_words(m)} {score(scores[m], (of[m] for of in by_mix.values() if m in of))}"
             for m in measures[:3]
             if m in scores
         ]
@@ -85,10 +85,10 @@ def _what_came_out(record: RunRecord) -> str:
 def _for_whom(record: RunRecord) -> str:
     measure = next(iter(measures_of([all_scores(record)])), "")
     better = higher_is_better(measure)
-    if (own := gains(record, measure)) and better is not None:
-        return _gain(measure, own, better)
-    mix, found = next(iter(((record.results or {}).get("clients") or {}).items()), ("", {}))
-    values = {c: s[measure] for c, s in scores_of(found).items() if measure in s}
+    if (pairs := gains(record, measure)) and better is not None:
+        return _gain(measure, pairs, better)
+    mix, clients = next(iter(((record.results or {}).get("clients") or {}).items()), ("", {}))
+    values = {c: s[measure] for c, s in scores_of(clients).items() if measure in s}
     if len(values) > 1 and better is not None:
         ordered = sorted(values, key=lambda c: values[c] if better else -values[c])
         worst, best = ordered[0], ordered[-1]
@@ -110,8 +110,8 @@ def _for_whom(record: RunRecord) -> str:
     return "How the clients fare one by one is not recorded."
 
 
-def _gain(measure: str, own: Mapping[str, tuple[float, float]], higher: bool) -> str:
-    steps = {client: personal - shared for client, (shared, personal) in own.items()}
+def _gain(measure: str, pairs: Mapping[str, tuple[float, float]], higher: bool) -> str:
+    steps = {client: personal - shared for client, (shared, personal) in pairs.items()}
     good = sum((step > 0) == higher for step in steps.values() if step)
     ordered = sorted(steps, key=lambda c: steps[c] if higher else -steps[c])
     least, most = ordered[0], ordered[-1]
@@ -127,12 +127,12 @@ def _gain(measure: str, own: Mapping[str, tuple[float, float]], higher: bool) ->
 
 
 def _what_it_cost(record: RunRecord) -> str:
-    said = list[str]()
+    parts = list[str]()
     if record.rounds:
-        said.append(traffic_in_words(record).rstrip("."))
+        parts.append(traffic_in_words(record).rstrip("."))
     refused, asked = _attendance(record)
     if refused:
-        said.append(f"{refused:,} of {asked:,} updates did not count")
+        parts.append(f"{refused:,} of {asked:,} updates did not count")
     conflicts = [
         value
         for row in record.diagnostics
@@ -141,9 +141,9 @@ def _what_it_cost(record: RunRecord) -> str:
     ]
     if conflicts:
         apart = share(conflicts[-1])
-        said.append(f"in the last round {apart} of the pairs of clients had R's cosine below 0")
-    said.append("with one seed nobody knows yet whether this holds up")
-    sentence = "; ".join(said)
+        parts.append(f"in the last round {apart} of the pairs of clients had R's cosine below 0")
+    parts.append("with one seed nobody knows yet whether this holds up")
+    sentence = "; ".join(parts)
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 

@@ -72,19 +72,19 @@ def _leader(group: Group) -> str:
             "nothing to compare it with."
         )
     end = "lowest" if higher_is_better(measure) is False else "highest"
-    said = (
+    sentence = (
         f"{_name(group, row)} has the {end} {in_words(measure)}{within}, {mean}, before "
         f"{_name(group, others[0])} with {_with_spread(others[0], measure)}"
     )
     finding = group.finding(row.method, row.mix, measure)
     if finding is None or finding.difference is None:
-        return f"{said}."
+        return f"{sentence}."
     difference = finding.difference
     places = column_decimals((difference.sd,), (difference.mean,))
     gap = fixed(difference.mean, places, True)
     if difference.interval:
         gap += " [{}, {}]".format(*(fixed(end, places, True) for end in difference.interval))
-    return f"{said}; against {_right(group, finding)} that is {gap}, which {_holds(finding)}."
+    return f"{sentence}; against {_right(group, finding)} that is {gap}, which {_holds(finding)}."
 
 
 def _side_effects(group: Group) -> str:
@@ -106,8 +106,8 @@ def _side_effects(group: Group) -> str:
         sure = ", holds up" if finding.holds_up else ""
         parts[word].append(f"{in_words(measure)} ({fixed(step, places, True)}{sure})")
     if against:
-        told = [f"{word} on {listed(of, 5)}" for word, of in parts.items() if of]
-        return f"Besides, against {against} it is {'; '.join(told)}."
+        clauses = [f"{word} on {listed(of, 5)}" for word, of in parts.items() if of]
+        return f"Besides, against {against} it is {'; '.join(clauses)}."
     for measure in group.measures:
         if measure.endswith(WORST) and measure in row.summaries:
             stem = in_words(measure.removesuffix(WORST))
@@ -121,20 +121,20 @@ def _how_sure(group: Group, unscored: int) -> str:
     seeds, tested = counted(paired, "seed"), counted(len(findings), "contrast")
     up = sum(finding.holds_up for finding in findings)
     if not findings:
-        said = f"Nothing was tested over {seeds}"
+        sentence = f"Nothing was tested over {seeds}"
     elif all(finding.hopeless for finding in findings):
-        said = f"With {seeds} and {tested} nothing can be significant, however clear it looks"
+        sentence = f"With {seeds} and {tested} nothing can be significant, however clear it looks"
     else:
         count = (
             f"{up} of {tested} {'holds' if up == 1 else 'hold'}"
             if up
             else f"none of {tested} holds"
         )
-        said = f"Over {seeds}, {count} up (paired t and sign-flip, Holm-adjusted)"
+        sentence = f"Over {seeds}, {count} up (paired t and sign-flip, Holm-adjusted)"
     if unscored:
         verb = "is" if unscored == 1 else "are"
-        said += f"; {counted(unscored, 'run')} without final scores {verb} not in it"
-    return f"{said}."
+        sentence += f"; {counted(unscored, 'run')} without final scores {verb} not in it"
+    return f"{sentence}."
 
 
 def _best(group: Group) -> tuple[Row | None, list[Row]]:
