@@ -71,7 +71,14 @@ class Spool:
     def _fresh(self, k: int) -> Update:
         u = self.updates[k]
         copy = {name: t.clone() for name, t in u.shared.items()}
-        fresh = Watched(u.run, u.round, u.client_id, u.base_digest, u.weight, copy)
+        fresh = Watched(
+            run=u.run,
+            round=u.round,
+            client_id=u.client_id,
+            base_digest=u.base_digest,
+            weight=u.weight,
+            shared=copy,
+        )
         self.alive += 1
         self.most = max(self.most, self.alive)
         weakref.finalize(fresh, self._gone)

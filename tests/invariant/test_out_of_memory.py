@@ -30,11 +30,11 @@ def allow(monkeypatch: pytest.MonkeyPatch, rows: int, error: BaseException) -> l
     """Training holds at most so many rows at a time; what was tried is told."""
     tried = list[int]()
 
-    def train(lora: Any, stage: Any, flats: Any, jobs: Any, settings: Any, *more: Any):
+    def train(lora: Any, stage: Any, *, jobs: Any, settings: Any, **more: Any):
         tried.append(len(jobs) * (settings.micro_batch or settings.batch))
         if tried[-1] > rows:
             raise error
-        return plain(lora, stage, flats, jobs, settings, *more)
+        return plain(lora, stage, jobs=jobs, settings=settings, **more)
 
     monkeypatch.setattr(training, "train_stage", train)
     return tried

@@ -543,8 +543,8 @@ def test_memory_that_is_not_there(base: BaseModel, monkeypatch: pytest.MonkeyPat
 def test_few_steps_are_tried(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = list[int]()
 
-    def watched(*given: Any) -> StageResult:
-        result = train_stage(*given)
+    def watched(*given: Any, **named: Any) -> StageResult:
+        result = train_stage(*given, **named)
         tried.extend(result.steps)
         return result
 
