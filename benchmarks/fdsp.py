@@ -17,15 +17,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsdr.atlas.federation import public_questions
-from fedsdr.evaluate.scoring import Worn
-from fedsdr.evaluate.statistics import mean_sd
-from fedsdr.evaluate.structure import (
+from fdsp_measures import (
     generalisation,
     parameter_efficiency,
     semantic_retention,
     structural_stability,
 )
+
+from fedsdr.atlas.federation import public_questions
+from fedsdr.evaluate.scoring import Worn
+from fedsdr.evaluate.statistics import mean_sd
 from fedsdr.jobs.assembly import assemble, open_base
 from fedsdr.jobs.demo import demo_recipe
 from fedsdr.jobs.train import train

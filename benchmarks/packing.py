@@ -21,12 +21,11 @@ from statistics import median
 
 import torch
 
-from fedsdr.data.batches import make_block
 from fedsdr.data.formats import read_table
-from fedsdr.data.render import Rendered, render
+from fedsdr.data.render import Rendered, make_block, render
 from fedsdr.jobs.assembly import open_base
 from fedsdr.jobs.sources import load_federation
-from fedsdr.model import blocks
+from fedsdr.model import flat as blocks
 from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import fresh_llama, save_folder, train_tokenizer
 from fedsdr.model.loading import load_base

@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import fedsdr.jobs.train
-from fedsdr.data.batches import make_block
-from fedsdr.data.render import Rendered, render
+from fedsdr.data.render import Rendered, make_block, render
 from fedsdr.jobs.assembly import Experiment, assemble
 from fedsdr.parts.algorithm import split_mix
 from fedsdr.recipe.settings import Recipe, build_recipe

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from fedsdr.data.render import render_prompt
-from fedsdr.distill import places
+from fedsdr.distill import generate as places
 from fedsdr.distill.generate import Generated, Sampling, generate
 from fedsdr.distill.prompts import choose_template, render
 from fedsdr.jobs.assembly import open_base

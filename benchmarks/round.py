@@ -32,8 +32,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from fedsdr.data.batches import draw_steps
-from fedsdr.data.render import Rendered, render
+from fedsdr.data.render import Rendered, draw_steps, render
 from fedsdr.jobs.assembly import Experiment, assemble
 from fedsdr.parts.local import LocalSettings
 from fedsdr.recipe.settings import build_recipe

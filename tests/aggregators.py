@@ -8,11 +8,9 @@ import torch
 
 from fedsdr.algorithms.registry import factories, make_algorithm
 from fedsdr.algorithms.server import with_server_rule
-from fedsdr.coordinator.admit import Expected
-from fedsdr.coordinator.claims import Claims, Enrolled
+from fedsdr.coordinator.admit import Claims, Enrolled, Expected
 from fedsdr.parts.algorithm import Algorithm, shared_branches
-from fedsdr.parts.local import LocalSettings
-from fedsdr.parts.losses import of_stage, term_losses
+from fedsdr.parts.local import LocalSettings, of_stage, term_losses
 from fedsdr.parts.mix import is_part
 from fedsdr.tensors import generator
 from fedsdr.types import ServerState, Tensors, Update

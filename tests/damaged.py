@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.jobs import train as experiment
 from fedsdr.model.base import BaseModel
 from fedsdr.recipe.settings import Recipe

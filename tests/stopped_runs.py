@@ -11,7 +11,7 @@ from typing import Any
 import fedsdr
 from benchmark_files import FILES
 from families import family_folder
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.jobs import train as experiment
 
 SECRET = "pressure-of-Mrs-Miller"

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from families import CLIENTS, FAMILIES, ROWS, family_folder, family_recipe
 from fedsdr import merge, resume, run
+from fedsdr.coordinator.job import Watch
 from fedsdr.coordinator.loop import Row
-from fedsdr.coordinator.observer import Watch
 from fedsdr.evaluate.scoring import Worn
-from fedsdr.jobs.export.proof import Proof
+from fedsdr.jobs.export.merge import Proof
 from fedsdr.model.adapters import adapter_spec, load_adapter
 from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora

@@ -427,7 +427,7 @@ def test_what_a_killed_merge_left_is_removed_by_the_next(trained: Path, tmp_path
     begun = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from fedsdr.jobs.export.place import placed\n"
+        "from fedsdr.jobs.export.folder import placed\n"
         "with placed(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'model.safetensors').write_text('half')\n"
         "    print('there', flush=True)\n"

@@ -335,7 +335,7 @@ def test_cells_of_a_sweep_that_are_named_so(
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], str]]:
     pytest.importorskip("uvicorn", reason="needs the serve extra")
-    listening = pytest.importorskip("fedsdr.report.listening", reason="needs the serve extra")
+    listening = pytest.importorskip("fedsdr.report.gate", reason="needs the serve extra")
     running = list[tuple[Any, threading.Thread]]()
 
     def start(folder: Path) -> str:

@@ -25,10 +25,10 @@ import pytest
 
 from attack import Outcome, Tally, attempt, how_many
 from fedsdr.distill.drafts import Drafts
-from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting, remote_engine, rewrite_by
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import parse_selection
+from fedsdr.recipe.settings import Endpoint
 from fedsdr.types import Example
 
 KEY = "sk-PXQJ-9f8e7d6c"

@@ -25,7 +25,7 @@ import pytest
 from attack import Tally, attempt, how_many
 from fedsdr.data.formats import TURN_KEYS, Table, read_table
 from fedsdr.data.partition import PartitionSpec, partition
-from fedsdr.distill.file import write_rewritten
+from fedsdr.distill.rewrite import write_rewritten
 from fedsdr.errors import FedsdrError
 
 SECONDS = 30.0  # of a busy machine: a case takes a tenth of one

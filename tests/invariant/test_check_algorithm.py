@@ -23,12 +23,12 @@ from fedsdr.parts.algorithm import Algorithm, Stage
 from fedsdr.parts.combine import Mean, Same, moved
 from fedsdr.parts.moves import Flats, Trained
 from fedsdr.parts.objectives import CrossEntropy, Local
-from fedsdr.runs.spool import SpooledUpdates
+from fedsdr.runs.digests import SpooledUpdates
 from fedsdr.site.branches import Branches
 from fedsdr.testing import CheckFailed, Report, check_algorithm, checks
 from fedsdr.testing.case import PRIVACY
-from fedsdr.testing.on_the_wire import TRAFFIC
-from fedsdr.testing.reductions import REDUCTIONS
+from fedsdr.testing.checks import TRAFFIC
+from fedsdr.testing.report import REDUCTIONS
 from fedsdr.types import ServerState, Tensors, Update
 
 pytestmark = pytest.mark.usefixtures("no_fsync")

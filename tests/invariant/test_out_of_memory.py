@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fedsdr
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.distill import engine
 from fedsdr.errors import ModelError, RoundFailed
 from fedsdr.evaluate import scoring

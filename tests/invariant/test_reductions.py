@@ -12,8 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from fedsdr.algorithms.registry import make_algorithm
-from fedsdr.data.batches import draw_steps
-from fedsdr.data.render import Rendered, render
+from fedsdr.data.render import Rendered, draw_steps, render
 from fedsdr.jobs.train import train
 from fedsdr.model.adapters import merged_pairs
 from fedsdr.model.base import BaseModel

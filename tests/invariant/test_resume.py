@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.coordinator import results
+from fedsdr.coordinator import run as results
 from fedsdr.distill.drafts import Drafts
 from fedsdr.errors import RunError
 from fedsdr.evaluate.finished import read_result

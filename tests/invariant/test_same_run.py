@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.fedprox import fedprox
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.errors import FedsdrError, RunError
 from fedsdr.jobs import assembly, recorded
 from fedsdr.jobs import train as experiment
@@ -23,9 +23,8 @@ from fedsdr.jobs.evaluate import evaluate
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.combine import Mean
-from fedsdr.parts.moves import Copy
+from fedsdr.parts.moves import Copy, When
 from fedsdr.parts.robust import CoordinateMedian
-from fedsdr.parts.when import When
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.identity import read_facts, write_facts
 from fedsdr.types import ClientData

@@ -3,10 +3,9 @@ DiLoCo's outer steps, and comes back to the client's own adapter now and then.""
 
 from fedsdr.algorithms.options import Count, Decay, Epochs, Rate, checked
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
-from fedsdr.parts.moves import Copy
-from fedsdr.parts.outer import Nesterov
+from fedsdr.parts.combine import Nesterov
+from fedsdr.parts.moves import Copy, When
 from fedsdr.parts.views import Raw
-from fedsdr.parts.when import When
 
 
 @checked

@@ -10,9 +10,17 @@ from typing import Literal
 from fedsdr.algorithms.options import Decay, Share, Temperature, Weight, checked, refuse_idle
 from fedsdr.errors import RecipeError
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
-from fedsdr.parts.distil import Consistent, Distilled, LayerWeights, Represented, TokenWeights
 from fedsdr.parts.injection import Disturbance
-from fedsdr.parts.objectives import CrossEntropy, Objective, Sum
+from fedsdr.parts.objectives import (
+    Consistent,
+    CrossEntropy,
+    Distilled,
+    LayerWeights,
+    Objective,
+    Represented,
+    Sum,
+    TokenWeights,
+)
 from fedsdr.parts.views import Raw
 
 DISTURBING = (

@@ -6,9 +6,8 @@ adapter, number by number, as serves its own data.
 
 from fedsdr.algorithms.options import Count, Weight, checked
 from fedsdr.parts.algorithm import Algorithm, Blend, Rule, Stage, Term
-from fedsdr.parts.moves import Copy, Interpolate
+from fedsdr.parts.moves import Copy, Interpolate, When
 from fedsdr.parts.views import Raw
-from fedsdr.parts.when import When
 
 SHARE_OF_DATA = 0.8  # that W is learned on
 

@@ -7,9 +7,8 @@ from pydantic import Field
 
 from fedsdr.algorithms.options import Count, Share, checked, refuse_idle
 from fedsdr.parts.algorithm import Algorithm, PerInput, Stage, Term
-from fedsdr.parts.moves import Copy
+from fedsdr.parts.moves import Copy, When
 from fedsdr.parts.views import Raw
-from fedsdr.parts.when import When
 
 
 @checked

@@ -2,8 +2,8 @@
 both are learned."""
 
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
+from fedsdr.parts.moves import When
 from fedsdr.parts.views import Raw
-from fedsdr.parts.when import When
 
 
 def rolora() -> Algorithm:

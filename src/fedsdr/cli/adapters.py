@@ -17,8 +17,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 
-from fedsdr.cli.options import AsJson, RunPath
-from fedsdr.cli.printing import complain, plain, print_json, say, talk
+from fedsdr.cli.printing import AsJson, RunPath, complain, plain, print_json, say, talk
 from fedsdr.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def merge(
     \b
     Example:  fedsdr merge runs/fedsdr-seed1 --out merged
     """
-    from fedsdr.coordinator.observer import Watch
+    from fedsdr.coordinator.job import Watch
     from fedsdr.jobs.export.merge import merge as run_merge
 
     console = talk(as_json)

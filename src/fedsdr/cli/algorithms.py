@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fedsdr.cli.options import AsJson
-from fedsdr.cli.printing import print_json, say, show_facts, talk
+from fedsdr.cli.printing import AsJson, print_json, say, show_facts, talk
 
 if TYPE_CHECKING:
     from fedsdr.jobs.plan.catalogue import Entry

@@ -23,11 +23,11 @@ from fedsdr.cli import (
     prepare,
     report,
     run,
-    serve,
     show,
     study,
     sweep,
 )
+from fedsdr.cli import report as serve
 from fedsdr.cli.printing import complain, plain
 from fedsdr.errors import FedsdrError, RecipeError, cut_line, cut_message
 from fedsdr.runs.plain import user_path
@@ -156,7 +156,7 @@ def fedsdr(
                       fedsdr report runs/fedsdr-seed1
     """
     if trusted:
-        from fedsdr.model.source import TRUSTED
+        from fedsdr.model.sealed import TRUSTED
 
         TRUSTED.set(frozenset(trusted))
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from fedsdr.cli.diagnosis_view import show_diagnosis
-from fedsdr.cli.options import AsJson, Changes, free_path
-from fedsdr.cli.printing import complain, print_json, say, talk
+from fedsdr.cli.printing import AsJson, Changes, complain, free_path, print_json, say, talk
 from fedsdr.cli.progress import progress_watch
 from fedsdr.errors import RecipeError
 

@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from fedsdr.cli.benchmarks import show_benchmarks
-from fedsdr.cli.options import AsJson, RunPath
 from fedsdr.cli.printing import (
+    AsJson,
+    RunPath,
     figure,
     print_json,
     rounds_in_words,

@@ -10,9 +10,17 @@ from typing import Annotated
 
 import typer
 
-from fedsdr.cli.options import AsJson, Changes, RecipePath, free_path
-from fedsdr.cli.printing import complain, print_json, say, talk
-from fedsdr.cli.rewriting_view import rewriting_watch, show_audit
+from fedsdr.cli.plan_view import rewriting_watch, show_audit
+from fedsdr.cli.printing import (
+    AsJson,
+    Changes,
+    RecipePath,
+    complain,
+    free_path,
+    print_json,
+    say,
+    talk,
+)
 from fedsdr.errors import EndpointError, RecipeError, RunError
 
 

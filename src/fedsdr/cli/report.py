@@ -1,16 +1,19 @@
-"""`report`: what a run, or several, came to, as one page to look at."""
+"""`report`: what a run, or several, came to, as one page to look at.
+
+`serve`: the pages of the report, live, for a browser on this machine.
+"""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedsdr.cli.options import AsJson
-from fedsdr.cli.printing import print_json, say, talk
-from fedsdr.errors import RecipeError, nearest
-from fedsdr.report.numbers import size
+from fedsdr.cli.printing import AsJson, print_json, say, talk
+from fedsdr.errors import MissingExtra, RecipeError, nearest
+from fedsdr.text.numbers import size
 
 
 def report(
@@ -74,10 +77,9 @@ def report(
               fedsdr report runs/demo -o demo.html --figures paper/figures
     """
     from fedsdr.evaluate.verdicts import Contrast
-    from fedsdr.report.export import place_of, save_figures
-    from fedsdr.report.page import PageOptions, render_report
+    from fedsdr.report.page import PageOptions, place_of, render_report, save_figures
     from fedsdr.report.read import read_records
-    from fedsdr.report.sections.material import Material
+    from fedsdr.report.sections.personal import Material
     from fedsdr.report.words import verdict
     from fedsdr.runs.files import write_text_atomic
     from fedsdr.runs.places import figures_at, page_at
@@ -120,3 +122,48 @@ def report(
     say(console, f"report: {path} ({size(len(text.encode()))})")
     if figures is not None:
         say(console, f"figures: {len(drawn)} in {figures}")
+
+
+NEEDED = ("starlette", "uvicorn")
+
+
+def serve(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="[DIR]", help="A folder of runs, or a run."),
+    ] = Path("runs"),
+    port: Annotated[
+        int,
+        typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any that is free."),
+    ] = 8765,
+    host: Annotated[
+        str,
+        typer.Option("--host", metavar="ADDRESS", help="A loopback address."),
+    ] = "127.0.0.1",
+    include_texts: Annotated[
+        bool,
+        typer.Option(
+            "--include-texts", help="Show records' texts of runs on data that are not Atlas's too."
+        ),
+    ] = False,
+) -> None:
+    """Show the runs of a folder in a browser, live while they go on.
+
+    The pages are those of `fedsdr report`, and change by themselves as the runs do; runs can be
+    sorted, filtered and compared. Only this machine is answered, and only with the token in the
+    address that is printed. Nothing can be started or changed from there.
+
+    \b
+    Example:  fedsdr serve
+              fedsdr serve runs/demo --port 0
+    """
+    for package in NEEDED:
+        if find_spec(package) is None:
+            raise MissingExtra(f"{package} is not installed: pip install 'fedsdr[serve]'")
+    from fedsdr.report.gate import listen
+
+    console, server = talk(), listen(directory, host, port, include_texts)
+    say(console, f"the runs in {directory}, to look at only, until Ctrl-C:")
+    say(console, f"  {server.address}")
+    server.run()
+    say(console, "no longer served; the runs themselves go on")

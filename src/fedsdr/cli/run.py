@@ -12,11 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fedsdr.cli.options import AsJson, Changes, RecipePath, RunPath, free_path
-from fedsdr.cli.printing import complain, print_json, rounds_in_words, say, show_scores, talk
+from fedsdr.cli.printing import (
+    AsJson,
+    Changes,
+    RecipePath,
+    RunPath,
+    complain,
+    free_path,
+    print_json,
+    rounds_in_words,
+    say,
+    show_scores,
+    talk,
+)
 from fedsdr.cli.progress import progress_watch
 from fedsdr.errors import FedsdrError, RunError
-from fedsdr.report.numbers import size
+from fedsdr.text.numbers import size
 
 if TYPE_CHECKING:
     from fedsdr.runs.directory import RunDirectory

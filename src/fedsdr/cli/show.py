@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fedsdr.cli.options import AsJson
 from fedsdr.cli.printing import (
+    AsJson,
     figure,
     print_json,
     say,
@@ -22,12 +22,11 @@ from fedsdr.cli.printing import (
     show_table,
     talk,
 )
-from fedsdr.cli.rounds_table import shortened
-from fedsdr.report.numbers import duration, size
+from fedsdr.cli.progress import shortened
+from fedsdr.text.numbers import duration, size
 
 if TYPE_CHECKING:
-    from fedsdr.report.glance import Course, Glance
-    from fedsdr.report.record import RunRecord
+    from fedsdr.report.record import Course, Glance, RunRecord
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN_BLOCKS = "_.-=+*#@"  # where the terminal's encoding has no blocks
@@ -56,8 +55,8 @@ def show(
     Example:  fedsdr show runs/fedsdr-seed1
               fedsdr show runs/demo
     """
-    from fedsdr.report.glance import glance
     from fedsdr.report.read import read_records
+    from fedsdr.report.record import glance
 
     records = read_records([directory])
     glances = [glance(record) for record in records]
@@ -83,7 +82,7 @@ def sparkline(values: Sequence[float], low: float, high: float, blocks: str = BL
 
 
 def _show_run(record: RunRecord, run: Glance, as_json: bool) -> None:
-    from fedsdr.report.glance import courses
+    from fedsdr.report.record import courses
 
     measure, curves = courses(record)
     if as_json:
@@ -114,7 +113,7 @@ def _show_run(record: RunRecord, run: Glance, as_json: bool) -> None:
 
 def _losses(record: RunRecord, main: float) -> str:
     """`1.2`; `1.2 of R on raw, 0.5 of S on rewritten,` where more than one thing was trained."""
-    from fedsdr.report.losses import losses_of
+    from fedsdr.report.measures import losses_of
 
     losses = losses_of(record.rounds[-1]) if record.rounds else {}
     if len(losses) < 2:
@@ -141,7 +140,7 @@ def _facts(record: RunRecord, run: Glance) -> list[tuple[str, str]]:
 
 def _phases(record: RunRecord) -> Mapping[str, float]:
     """Seconds of the run's phases; of those within rounds where that is all there is yet."""
-    from fedsdr.report.glance import number
+    from fedsdr.report.record import number
 
     rows = [row for row in record.timings if row.get("round") == 0]
     seconds = dict[str, float]()
@@ -152,7 +151,7 @@ def _phases(record: RunRecord) -> Mapping[str, float]:
 
 
 def _all_scores(record: RunRecord) -> dict[str, dict[str, float]]:
-    from fedsdr.report.glance import scores_of
+    from fedsdr.report.record import scores_of
 
     return scores_of((record.results or {}).get("scores"))
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsdr.cli.options import AsJson, free_path
 from fedsdr.cli.printing import (
+    AsJson,
     figure,
+    free_path,
     print_json,
     say,
     show_table,
@@ -20,7 +21,7 @@ from fedsdr.cli.printing import (
 from fedsdr.cli.progress import progress_watch
 
 if TYPE_CHECKING:
-    from fedsdr.coordinator.observer import Watch
+    from fedsdr.coordinator.job import Watch
 
 
 def demo(

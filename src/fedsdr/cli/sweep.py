@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fedsdr.cli.options import AsJson, Changes
-from fedsdr.cli.printing import complain, print_json, say, show_table, talk
+from fedsdr.cli.printing import AsJson, Changes, complain, print_json, say, show_table, talk
 from fedsdr.cli.progress import progress_watch
 from fedsdr.errors import RecipeError
 
 if TYPE_CHECKING:
-    from fedsdr.coordinator.observer import Watch
+    from fedsdr.coordinator.job import Watch
     from fedsdr.jobs.sweep import SettingTable, Sweep, SweepResult
 
 ACROSS = 3  # measures side by side: with mean ± sd, more do not fit a terminal
@@ -140,7 +139,7 @@ def _show(console: Console, result: SweepResult, tables: Sequence[SettingTable])
 
 
 def _print(chosen: Sweep, result: SweepResult, tables: Sequence[SettingTable], out: Path) -> None:
-    from fedsdr.jobs.sweep.tuning import tuning_json
+    from fedsdr.jobs.sweep.records import tuning_json
 
     print_json(
         {
@@ -163,7 +162,7 @@ def _write_page(
     tables: Sequence[SettingTable],
     command: str,
 ) -> None:
-    from fedsdr.jobs.sweep.markdown import render_markdown
+    from fedsdr.jobs.sweep.table import render_markdown
     from fedsdr.runs.files import write_text_atomic
 
     write_text_atomic(path, render_markdown(chosen, result, tables, command))

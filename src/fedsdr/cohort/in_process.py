@@ -17,8 +17,7 @@ from fedsdr.errors import OutOfMemory, RoundFailed
 from fedsdr.site.answers import answer
 from fedsdr.site.profile import profile
 from fedsdr.site.rewrites import rewrite
-from fedsdr.site.save import save
-from fedsdr.site.score import score
+from fedsdr.site.score import save, score
 from fedsdr.site.site import Site
 from fedsdr.site.train import train
 from fedsdr.tensors import ran_out_of_memory, within_memory

@@ -14,14 +14,21 @@ from typing import Any
 
 import torch
 
-from fedsdr.evaluate.diagnostics.aggregation import Term, aggregation_error
-from fedsdr.evaluate.diagnostics.rounds import Beside, ClientRound, Layers, Place, compare
+from fedsdr.evaluate.diagnostics.rounds import (
+    Beside,
+    ClientRound,
+    Layers,
+    Place,
+    Term,
+    aggregation_error,
+    compare,
+)
 from fedsdr.model.lora import Layout
 from fedsdr.parts.algorithm import split_mix
 from fedsdr.parts.lora_rules import pairs
 from fedsdr.parts.lowrank import Pair
+from fedsdr.runs.digests import SpooledUpdates
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.spool import SpooledUpdates
 from fedsdr.site.branches import Branches, filled
 from fedsdr.tensors import rng_sample
 from fedsdr.types import FOLD, ServerState, Tensors, Update

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from fedsdr.coordinator.admit import Expected, admit
 from fedsdr.errors import CorruptArtifact, OutOfMemory, UpdateRefused
+from fedsdr.runs.digests import read_spooled, spool
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.spool import read_spooled, spool
 from fedsdr.types import Lost, Order, Report, Update
 
 

@@ -1,14 +1,17 @@
-"""What the coordinator knows of a run: names, numbers and the algorithm; no record."""
+"""What the coordinator knows of a run: names, numbers and the algorithm; no record.
+
+What a run shows to whoever watches it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fedsdr.coordinator.loop import LoopSettings, Observe
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.types import Tensors
+from fedsdr.types import Advance, Note, Tensors, note_nothing, silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +35,16 @@ class Job:
     world: str
     save: Callable[[str, Tensors], None]
     observe: Observe | None = None
+
+
+def _unseen(row: Mapping[str, Any]) -> None:
+    """Nobody looks."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """How far it is, every round's row, and what is worth a line; nothing by default."""
+
+    advance: Advance = silent
+    told: Callable[[Mapping[str, Any]], None] = _unseen
+    note: Note = note_nothing

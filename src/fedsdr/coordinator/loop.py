@@ -12,20 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from fedsdr.coordinator.admit import Expected
-from fedsdr.coordinator.claims import Enrolled
+from fedsdr.coordinator.admit import Enrolled, Expected
 from fedsdr.coordinator.combining import combined
 from fedsdr.coordinator.gather import Cohort, gather
 from fedsdr.errors import RoundFailed
 from fedsdr.evaluate.means import ClientScores, means
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.parts.losses import main_loss, term_losses
+from fedsdr.parts.local import main_loss, term_losses
 from fedsdr.parts.mix import is_part
-from fedsdr.runs.digests import Written, read_written, trusted
+from fedsdr.runs.digests import SpooledUpdates, Written, read_written, trusted
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.ledger import LEDGER, Ledger
-from fedsdr.runs.spool import SpooledUpdates
-from fedsdr.runs.timings import keep_timings, timed
+from fedsdr.runs.ledger import LEDGER, Ledger, keep_timings, timed
 from fedsdr.tensors import nbytes, rng_sample
 from fedsdr.types import Order, ServerState, Update
 

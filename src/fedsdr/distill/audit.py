@@ -13,9 +13,15 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median
 
-from fedsdr.distill.checks import leaks, prompt_text
+from fedsdr.distill.checks import (
+    Redundancy,
+    leaks,
+    length_ratio,
+    prompt_text,
+    redundancy,
+    unsupported_share,
+)
 from fedsdr.distill.prompts import Template
-from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
 from fedsdr.distill.selection import Choice, Draft
 from fedsdr.distill.task import FORMS, Form, form_of
 from fedsdr.runs.files import write_rows_atomic

@@ -1,16 +1,20 @@
 """What disqualifies a rewrite: a leak of the prompt, truncation, a lost answer, changed facts.
 
 Each check returns reasons: short stable keys which hold no text of the record.
+
+What a rewrite adds without saying more: length, repetition, filler, unsupported sentences.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
+from dataclasses import dataclass
 
 from fedsdr.text.checkable import call, calls, keeps_final_answer, looks_like_code
 from fedsdr.text.facts import compare_facts
 from fedsdr.text.languages import language, language_of
-from fedsdr.text.words import is_list_item, plain, sentences, words
+from fedsdr.text.names import is_list_item, plain, sentences, words
 from fedsdr.types import Example
 
 # The first five are those of the SDFT code (sail-sg/sdft); the others are phrases of our templates
@@ -176,3 +180,77 @@ def lost_answer(original: str, rewrite: str) -> tuple[str, ...]:
     if looks_like_code(original):
         return () if looks_like_code(rewrite) else ("lost-code",)
     return () if keeps_final_answer(original, rewrite) else ("lost-answer",)
+
+
+FILLER: tuple[str, ...] = (
+    "additionally", "furthermore", "moreover", "overall", "basically", "essentially", "actually",
+    "certainly", "of course", "in conclusion", "in summary", "to summarize", "to sum up",
+    "in other words", "that being said", "as mentioned", "as you can see", "as you may know",
+    "as an ai", "it is important to note", "it's important to note", "important to remember",
+    "it is worth noting", "it's worth noting", "worth mentioning", "please note", "note that",
+    "keep in mind", "needless to say", "great question", "good question", "happy to help",
+    "glad to help", "i hope this helps", "i hope that helps", "hope this helps", "let me know",
+    "feel free", "i'd be happy", "sure thing", "here is", "here are", "here's", "in this response",
+    "by the way", "you know", "to be honest", "i would say",
+)  # fmt: skip
+_FILLER = re.compile(r"\b(?:" + "|".join(sorted(FILLER, key=len, reverse=True)) + r")\b")
+# Words that carry no content: sharing them makes no sentence a counterpart of another.
+_FUNCTION_WORDS = """
+a an the and or but of to in on at by for with from as is are was were be been it its this that
+these those which who he she they we you i your their his her our my me them us has have had
+will would can could should may might do does did so if then than there here also s t
+"""
+_EMPTY = frozenset(_FUNCTION_WORDS.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Redundancy:
+    """Measures of one text on its own; put side by side for an original and its rewrite."""
+
+    words: int
+    distinct_2: float
+    repeated_4: float
+    compression: float
+    filler: int
+
+
+def redundancy(text: str) -> Redundancy:
+    text_words = words(text)
+    return Redundancy(
+        words=len(text_words),
+        distinct_2=distinct_share(text_words, 2),
+        repeated_4=1.0 - distinct_share(text_words, 4),
+        compression=compression_ratio(text),
+        filler=count_filler(text),
+    )
+
+
+def distinct_share(text_words: list[str], n: int) -> float:
+    """Different n-grams over all n-grams; 1 for a text too short to have any."""
+    grams = [tuple(text_words[i : i + n]) for i in range(len(text_words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def compression_ratio(text: str) -> float:
+    """zlib's size over the text's own: low where a text repeats itself, above 1 for short ones."""
+    raw = text.encode("utf-8", "surrogatepass")
+    return len(zlib.compress(raw, 9)) / len(raw) if raw else 1.0
+
+
+def count_filler(text: str) -> int:
+    return len(_FILLER.findall(plain(text)))
+
+
+def length_ratio(original: str, rewrite: str) -> float:
+    """Words of the rewrite per word of the original."""
+    return len(words(rewrite)) / max(1, len(words(original)))
+
+
+def unsupported_share(original: str, rewrite: str, prompt: str) -> float:
+    """Share of the rewrite's sentences of which less than half the content words occur in the
+    original or the prompt."""
+    known = set(words(original)) | set(words(prompt))
+    contents = [set(words(sentence)) - _EMPTY for sentence in sentences(rewrite)]
+    contents = [content for content in contents if content]
+    unsupported = sum(2 * len(content & known) < len(content) for content in contents)
+    return unsupported / len(contents) if contents else 0.0

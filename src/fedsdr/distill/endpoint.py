@@ -24,39 +24,13 @@ import httpcore
 from fedsdr.distill.reply import BadReply, complaint, read_answer, read_draft
 from fedsdr.distill.selection import Draft
 from fedsdr.distill.wire import LARGEST_ANSWER, NotHere, TooLarge, TooLate, Wire
-from fedsdr.errors import RecipeError
-from fedsdr.recipe.hosts import is_here, refusal
+from fedsdr.recipe.limits import is_here
+from fedsdr.recipe.settings import Endpoint
 
 Then = Literal["again", "busy", "down", "row", "stop"]
 LONGEST_WAIT = 600.0  # seconds that a server may ask for
 ROW_REFUSED = (400, 413, 422)  # the record may be to blame: too long, say
 TRY_AGAIN = (408, 409, 425)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    url: str  # up to /v1
-    model: str
-    revision: str = ""  # of that model, in whatever words; part of a draft's address
-    protocol: Literal["chat", "completions"] = "chat"
-    concurrency: int = 8
-    timeout: float = 120.0  # seconds per request
-    retries: int = 5
-    allow: tuple[str, ...] = ()
-    key_env: str | None = None  # the environment variable that holds the key
-
-    def __post_init__(self) -> None:
-        if problem := refusal(self.url, self.allow):
-            raise RecipeError(f"rewriting.engine.url: {problem}")
-
-    def key(self) -> str | None:
-        if self.key_env is None:
-            return None
-        key = os.environ.get(self.key_env, "")
-        if not re.fullmatch(r"[\x21-\x7e]+", key):
-            what = "holds what is no key" if key else "is not set"
-            raise RecipeError(f"rewriting.engine.key_env: the variable {self.key_env} {what}")
-        return key
 
 
 class Unanswered(Exception):

@@ -18,13 +18,14 @@ from typing import Any
 
 from fedsdr.data.render import messages_of, render_prompt
 from fedsdr.distill.drafts import Drafts
-from fedsdr.distill.endpoint import Endpoint, Line, Unanswered
+from fedsdr.distill.endpoint import Line, Unanswered
 from fedsdr.distill.engine import Asked
 from fedsdr.distill.generate import Progress, Sampling
 from fedsdr.distill.selection import Draft
 from fedsdr.errors import EndpointError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.speech import GUARD
+from fedsdr.recipe.settings import Endpoint
 from fedsdr.types import Example
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between tries, where the server names none

@@ -5,28 +5,38 @@ A draft's address is the digest of all that decides it: the engine (base, teache
 or an endpoint's model), template, sampling, seed, example and draw number. Its randomness derives
 from all of that but the teacher, so the same example is rewritten the same way whoever asks: FedSD
 and FedSDR of one seed share their rewrites, and neither batch nor K matters.
+
+A file with its responses replaced: the same format, shape and columns.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
+from fedsdr.data.files import open_parquet, read_rows, too_large
+from fedsdr.data.formats import TURN_KEYS, Table
+from fedsdr.data.text import LARGEST_FILE, parse_json, read_text
 from fedsdr.distill.audit import AuditRow, audit_row
 from fedsdr.distill.drafts import Drafts
-from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.engine import Asked, BuiltIn, Engine, Less, Teacher, as_many, worn_teacher
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.prompts import Template, choose_template, render, template_digest
 from fedsdr.distill.remote import Remote, completion_prompt
 from fedsdr.distill.selection import Draft, Reasons, choose, judge
-from fedsdr.errors import RecipeError
+from fedsdr.errors import DataError, RecipeError
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
-from fedsdr.parts.selection import Selection
+from fedsdr.parts.views import Selection
+from fedsdr.recipe.settings import Endpoint
+from fedsdr.runs.files import replacing, write_text_atomic
 from fedsdr.tensors import derive_seed
 from fedsdr.types import Example, Note, note_nothing
 
@@ -177,3 +187,68 @@ def _key(
     ]
     text = json.dumps(decides, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def write_rewritten(table: Table, responses: Sequence[str], to: Path) -> None:
+    """`table`'s file once more, with these responses in place of its own."""
+    column = table.fields["turns" if table.shape in TURN_KEYS else "response"]
+    rows = read_rows(table.path, {column})
+    if len(rows) != len(responses):
+        raise DataError(f"{table.path}: changed while it was rewritten; start again")
+    values = [
+        _replaced(row.values, table, column, text)
+        for row, text in zip(rows, responses, strict=True)
+    ]
+    suffix = table.path.suffix.lower()
+    if suffix == ".parquet":
+        _write_parquet(table.path, column, [row[column] for row in values], to)
+    elif suffix == ".csv":
+        write_text_atomic(to, _csv(values))
+    elif suffix == ".json":
+        write_text_atomic(to, _json(table.path, values))
+    else:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in values)
+        write_text_atomic(to, "".join(lines))
+
+
+def _replaced(
+    row: Mapping[str, object], table: Table, column: str, text: str
+) -> Mapping[str, object]:
+    if table.shape not in TURN_KEYS:
+        return {**row, column: text}
+    *earlier, last = cast("list[dict[str, object]]", row[column])
+    return {**row, column: [*earlier, {**last, TURN_KEYS[table.shape][1]: text}]}
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
+    return out.getvalue()
+
+
+def _json(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
+    """A list, or in whatever object it stood."""
+    content = parse_json(read_text(path), path)
+    if isinstance(content, dict):
+        held = cast("dict[str, object]", content)
+        whole: object = {k: rows if isinstance(v, list) else v for k, v in held.items()}
+    else:
+        whole = rows
+    return json.dumps(whole, ensure_ascii=False, indent=2) + "\n"
+
+
+def _write_parquet(path: Path, column: str, values: Sequence[object], to: Path) -> None:
+    arrow: Any = import_module("pyarrow")
+    parquet: Any = import_module("pyarrow.parquet")
+    with open_parquet(path) as file:
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > LARGEST_FILE:
+            raise too_large(path)
+        table = file.read(use_threads=False)
+        place = table.column_names.index(column)
+        kind = table.schema.field(place)
+        made = table.set_column(place, kind, arrow.array(values, type=kind.type))
+    with replacing(to) as beside:
+        parquet.write_table(made, beside)

@@ -12,11 +12,10 @@ from fedsdr.distill.checks import (
     prompt_text,
     surface_reasons,
 )
-from fedsdr.distill.code import failed_tests
-from fedsdr.distill.task import form_of, task_reasons
+from fedsdr.distill.task import failed_tests, form_of, task_reasons
 from fedsdr.errors import SandboxError
 from fedsdr.model.classifier import entailment_class, load_classifier
-from fedsdr.parts.selection import Rule, Selection
+from fedsdr.parts.views import Rule, Selection
 from fedsdr.sandbox import available
 from fedsdr.types import Example
 

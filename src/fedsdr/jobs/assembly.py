@@ -10,31 +10,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedsdr.algorithms.objectives import with_objectives
 from fedsdr.algorithms.registry import make_algorithm
-from fedsdr.algorithms.server import with_server_rule
+from fedsdr.algorithms.server import with_objectives, with_server_rule
 from fedsdr.data.manifest import CLIENT_ID_RULE, ManifestInfo
 from fedsdr.data.partition import check_distinct, is_client_id
 from fedsdr.data.render import Rendered
-from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.rewrite import Rewriting
 from fedsdr.distill.selection import refuse_unready
 from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.scoring import HeldOutLoss
 from fedsdr.jobs.machine import cores
-from fedsdr.jobs.overlong import LeftOut, leave_out
-from fedsdr.jobs.sources import Federation, hold_back, load_federation, pooled
+from fedsdr.jobs.sources import Federation, LeftOut, hold_back, leave_out, load_federation, pooled
 from fedsdr.model.adapters import adapter_notes, load_adapter
 from fedsdr.model.base import BaseModel, with_template
 from fedsdr.model.checkpointing import with_checkpointing
 from fedsdr.model.loading import load_base
 from fedsdr.model.lora import BranchSpec, StackedLora
-from fedsdr.model.source import TRUSTED
+from fedsdr.model.sealed import TRUSTED
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.local import LocalSettings
-from fedsdr.parts.selection import parse_selection
-from fedsdr.parts.views import Rewritten
+from fedsdr.parts.views import Rewritten, parse_selection
 from fedsdr.recipe.limits import ASKED, STEPS
 from fedsdr.recipe.settings import Recipe
 from fedsdr.site.branches import Branches
@@ -201,20 +197,7 @@ def local_settings(recipe: Recipe) -> LocalSettings:
 def rewriting_settings(recipe: Recipe) -> Rewriting:
     choice = recipe.rewriting
     sampling = Sampling(choice.temperature, choice.top_p, choice.top_k, choice.max_new_tokens)
-    endpoint, engine = None, choice.engine
-    if engine is not None:
-        endpoint = Endpoint(
-            url=engine.url,
-            model=engine.model,
-            revision=engine.revision,
-            protocol=engine.protocol,
-            concurrency=engine.concurrency,
-            timeout=engine.timeout,
-            retries=engine.retries,
-            allow=tuple(engine.allow),
-            key_env=engine.key_env,
-        )
-    return Rewriting(sampling, choice.template, recipe.seed, choice.batch, endpoint)
+    return Rewriting(sampling, choice.template, recipe.seed, choice.batch, choice.engine)
 
 
 def _branch(recipe: Recipe, name: str) -> BranchSpec:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.jobs.assembly import open_base
 from fedsdr.jobs.train import train
 from fedsdr.recipe.settings import Recipe, build_recipe

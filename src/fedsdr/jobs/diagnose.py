@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.data.render import Rendered
 from fedsdr.errors import DataError, RecipeError, RunError, nearest
 from fedsdr.evaluate.diagnostics.measures import (
@@ -25,10 +25,9 @@ from fedsdr.evaluate.diagnostics.measures import (
     measure_model,
     measure_texts,
 )
-from fedsdr.evaluate.diagnostics.pairs import paired, read_pairs
-from fedsdr.evaluate.diagnostics.rewrites import audit
+from fedsdr.evaluate.diagnostics.representations import TERMS
+from fedsdr.evaluate.diagnostics.rewrites import audit, paired, read_pairs
 from fedsdr.evaluate.diagnostics.tables import write_tables
-from fedsdr.evaluate.diagnostics.texts import TERMS
 from fedsdr.jobs.assembly import Experiment, chosen_algorithm, given
 from fedsdr.jobs.distill import private_folder
 from fedsdr.jobs.known_rewrites import Rewrites, make_rewrites, run_rewrites
@@ -39,7 +38,7 @@ from fedsdr.jobs.sources import hold_back, load_federation
 from fedsdr.model.base import BaseModel
 from fedsdr.model.classifier import entailment_class, load_classifier
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.parts.selection import Selection, parse_selection
+from fedsdr.parts.views import Selection, parse_selection
 from fedsdr.recipe.settings import Recipe
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import write_json_atomic

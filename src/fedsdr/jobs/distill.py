@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.data.formats import read_table
 from fedsdr.distill.audit import AuditRow, AuditSummary, summarise, write_audit
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.engine import BuiltIn
-from fedsdr.distill.file import write_rewritten
-from fedsdr.distill.rewrite import Tell, once, remote_engine, rewrite, rewrite_by
+from fedsdr.distill.rewrite import Tell, once, remote_engine, rewrite_by, write_rewritten
+from fedsdr.distill.rewrite import rewrite as rewrite_rows
 from fedsdr.distill.selection import refuse_unready
 from fedsdr.errors import DataError, RunError
 from fedsdr.jobs.assembly import open_base, rewriting_settings
@@ -28,7 +28,7 @@ from fedsdr.jobs.machine import cores
 from fedsdr.jobs.opened import opened
 from fedsdr.jobs.plan.questions import refuse_unwritable
 from fedsdr.model.base import BaseModel
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import parse_selection
 from fedsdr.recipe.settings import Recipe
 from fedsdr.runs.files import make_private, unwritable, write_json_atomic, write_text_atomic
 from fedsdr.runs.lock import run_lock
@@ -81,7 +81,7 @@ def distill(
 
         with run_lock(folder):
             for client in clients:
-                texts, audit = rewrite(
+                texts, audit = rewrite_rows(
                     experiment.lora,
                     client.client_id,
                     client.train,
@@ -184,3 +184,6 @@ def tally(advance: Advance, expected: int) -> Tell:
         advance("rewriting rows", made, asked)
 
     return tell
+
+
+rewrite, rewrite_file = distill, distill_file  # as `fedsdr` has them, where distill is a room

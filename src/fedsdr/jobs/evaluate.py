@@ -12,20 +12,18 @@ from torch import Tensor
 
 from fedsdr import sandbox
 from fedsdr.cohort.in_process import InProcessCohort
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.coordinator.reports import Inquiry
 from fedsdr.errors import RecipeError, SandboxError
 from fedsdr.evaluate.benchmarks.answerer import Answerer, ModelAnswerer
-from fedsdr.evaluate.benchmarks.candidates import candidates, fixed_mixes
 from fedsdr.evaluate.benchmarks.results import Results, merge_files
 from fedsdr.evaluate.benchmarks.run import Setting, evaluate_benchmarks
-from fedsdr.evaluate.benchmarks.tasks import chosen_benchmarks
+from fedsdr.evaluate.benchmarks.tasks import candidates, chosen_benchmarks, fixed_mixes
 from fedsdr.evaluate.means import means
-from fedsdr.evaluate.text_scores import WithAnswers
+from fedsdr.evaluate.scoring import WithAnswers
 from fedsdr.jobs.assembly import Experiment, chosen_algorithm
-from fedsdr.jobs.opened import reopened
+from fedsdr.jobs.opened import job_of, reopened, site_of
 from fedsdr.jobs.recorded import run_to_score
-from fedsdr.jobs.sides import job_of, site_of
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm, mix_weights, split_mix
 from fedsdr.runs.directory import RunDirectory
@@ -155,3 +153,6 @@ def _worn(
     with experiment.lora.folded(shared):
         worn = {b: flats[b] for b in split_mix(mix) if b != FOLD}
         yield ModelAnswerer(experiment.lora, worn, mix_weights(mix))
+
+
+score = evaluate  # as `fedsdr` has it, where evaluate is a room

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.distill.drafts import Drafts
 from fedsdr.distill.engine import Asked, BuiltIn, Engine, Teacher
 from fedsdr.distill.generate import Progress
@@ -15,7 +15,7 @@ from fedsdr.errors import RunError
 from fedsdr.evaluate.diagnostics.rewrites import Rewrite
 from fedsdr.jobs.assembly import Experiment, rewriting_settings
 from fedsdr.jobs.distill import tally
-from fedsdr.parts.selection import Selection, parse_selection
+from fedsdr.parts.views import Selection, parse_selection
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.plain import user_path
 from fedsdr.types import ClientData, Note, note_nothing

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.errors import MissingExtra, RunError, TaskError, nearest
 from fedsdr.jobs.assembly import Experiment
 from fedsdr.jobs.opened import reopened

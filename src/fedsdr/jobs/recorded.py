@@ -21,7 +21,7 @@ from fedsdr.jobs.assembly import Experiment
 from fedsdr.model.classifier import classifier_digest
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.description import described, difference
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import parse_selection
 from fedsdr.recipe.settings import Recipe, parse_recipe
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.tensors import digest

@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from fedsdr.coordinator.job import Watch
 from fedsdr.coordinator.loop import ROUNDS, Row
-from fedsdr.coordinator.observer import Watch
 from fedsdr.errors import MissingExtra, RunError, nearest
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import private_umask

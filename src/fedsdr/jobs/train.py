@@ -17,12 +17,12 @@ from typing import Any
 
 from fedsdr.cohort.in_process import InProcessCohort
 from fedsdr.coordinator.gather import Cohort
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.coordinator.run import conduct
 from fedsdr.errors import CorruptArtifact
 from fedsdr.evaluate.finished import sealed
 from fedsdr.jobs.assembly import Experiment
-from fedsdr.jobs.opened import opened, reopened
+from fedsdr.jobs.opened import job_of, opened, reopened, site_of
 from fedsdr.jobs.plan.questions import refuse_what_cannot_work
 from fedsdr.jobs.recorded import (
     PARTITION,
@@ -32,9 +32,8 @@ from fedsdr.jobs.recorded import (
     refuse_other_wrap,
     versions,
 )
-from fedsdr.jobs.sides import job_of, site_of
 from fedsdr.model.base import BaseModel
-from fedsdr.model.source import TRUSTED
+from fedsdr.model.sealed import TRUSTED
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.recipe.settings import Recipe, dump_recipe
 from fedsdr.runs.again import write_again
@@ -167,3 +166,6 @@ def _facts(
 
 def _own(wrap: Wrap) -> Wrap | None:
     return None if wrap is unchanged else wrap
+
+
+run = train  # as `fedsdr` has it, where a verb would be a room's name

@@ -25,8 +25,7 @@ from fedsdr.model.base import BaseModel
 from fedsdr.model.head import find_head
 from fedsdr.model.paper import rehearse_model
 from fedsdr.model.rehearsal import in_words, is_damage
-from fedsdr.model.sealed import Sealed, sealed
-from fedsdr.model.source import find_model
+from fedsdr.model.sealed import Sealed, find_model, sealed
 from fedsdr.model.speech import own_template
 from fedsdr.model.tokenizer import check_vocabulary, read_tokenizer
 from fedsdr.model.trial import rigid_layers

@@ -222,6 +222,7 @@ class StackedLora:
         scales = {
             b: _scale(counts[b] * self.layouts[b].spec.scale, (factors or {}).get(b)) for b in worn
         }
+        before = {name: layer.attire for name, layer in self.layers.items()}
         try:
             for name, layer in self.layers.items():
                 pair = (
@@ -236,14 +237,15 @@ class StackedLora:
                 layer.attire = Attire(pair, fold, injected)
             yield
         finally:
-            for layer in self.layers.values():
-                layer.attire = PLAIN
+            for name, layer in self.layers.items():
+                layer.attire = before[name]
 
     @contextmanager
     def folded(self, named: Mapping[str, Tensor]) -> Generator[None]:
         """Have P at hand for mixes that name it: "P/<layer>.A" and ".B", or dense "P/<layer>.W", in
         units of R's scale."""
         tensors = {n.partition("/")[2]: t for n, t in named.items() if n.startswith(f"{FOLD}/")}
+        before, self.folds = self.folds, {}
         if tensors:
             scale, to = self.layouts["R"].spec.scale, self.base.net.device
             dtype = torch.promote_types(self.base.dtype, torch.float32)
@@ -256,7 +258,7 @@ class StackedLora:
         try:
             yield
         finally:
-            self.folds = {}
+            self.folds = before
 
     def _layout(self, spec: BranchSpec) -> Layout:
         pieces: list[Piece] = []

@@ -15,8 +15,7 @@ from fedsdr.model.base import BaseModel, in_out, linear_layers
 from fedsdr.model.head import Head
 from fedsdr.model.loading import DTYPES, Quantized, call_it, reading
 from fedsdr.model.paper import build, rehearse_model
-from fedsdr.model.sealed import sealed
-from fedsdr.model.source import find_model
+from fedsdr.model.sealed import find_model, sealed
 from fedsdr.model.speech import own_template
 from fedsdr.model.tokenizer import check_vocabulary, read_tokenizer
 

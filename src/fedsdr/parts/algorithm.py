@@ -16,10 +16,9 @@ from typing import Literal
 from fedsdr.errors import RecipeError
 from fedsdr.parts.combine import Combine, Downlink, Filter, Mean, Same
 from fedsdr.parts.mix import is_part, refuse_weights, weights_of
-from fedsdr.parts.moves import Move
+from fedsdr.parts.moves import EVERY_ROUND, Move, When
 from fedsdr.parts.objectives import CrossEntropy, Objective
 from fedsdr.parts.views import Mixed, Rewritten, View
-from fedsdr.parts.when import EVERY_ROUND, When
 from fedsdr.types import FOLD
 
 

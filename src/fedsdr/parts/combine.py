@@ -3,6 +3,9 @@ before they are combined (filters), and the rule from them to the next shared st
 
 Updates come as a re-iterable sequence sorted by client id (they lie on disk), so a mean holds one
 adapter in memory, not one per client, and the order in which clients answered cannot matter.
+
+DiLoCo's outer step (Douillard et al. 2023): the server takes a Nesterov step along the mean
+change.
 """
 
 from __future__ import annotations
@@ -64,3 +67,28 @@ def weighted_mean(updates: Iterable[Update]) -> Mapping[str, Tensor]:
                 sums[name].add_(wide, alpha=update.weight) if name in sums else wide * update.weight
             )
     return {name: tensor / total for name, tensor in sums.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Nesterov:
+    """v ← β·v + Δ, w ← w + η·(Δ + β·v), as torch.optim.SGD(nesterov=True) with the gradient −Δ. The
+    first `plain` rounds take the mean as it is, and leave v alone.
+
+    η = 1 and β = 0 are FedAvg. v lies in the slots, "v/<tensor>"; a tensor that nobody sent rests.
+    """
+
+    lr: float
+    momentum: float
+    plain: int = 0
+
+    def __call__(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+        change = weighted_mean(updates)
+        if state.round < self.plain:
+            return moved(state, change)
+        slots, steps = dict(state.slots), dict[str, torch.Tensor]()
+        for name, delta in change.items():
+            v = slots.get(f"v/{name}")
+            v = delta if v is None else self.momentum * v + delta
+            steps[name] = self.lr * (delta + self.momentum * v)
+            slots[f"v/{name}"] = v
+        return replace(moved(state, steps), slots=slots)

@@ -2,6 +2,8 @@
 
 Each sees K clients' branches side by side ([K, P] per branch) and answers with the new value of
 one.
+
+When: the rounds in which something happens.
 """
 
 from __future__ import annotations
@@ -13,7 +15,30 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedsdr.parts.when import EVERY_ROUND, When
+from fedsdr.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """The rounds (from 1) from `first` to `last`, every `every`-th of these."""
+
+    first: int = 1
+    last: int | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or self.every < 1:
+            raise RecipeError(
+                f"rounds from {self.first} on, every {self.every}: both must be at least 1"
+            )
+
+    def __call__(self, round: int) -> bool:
+        past = self.last is not None and round > self.last
+        return round >= self.first and not past and (round - self.first) % self.every == 0
+
+
+EVERY_ROUND = When()
+
 
 Flats = Mapping[str, Tensor]
 

@@ -1,16 +1,24 @@
 """What a recipe may hold: numbers between two bounds, texts and lists that have an end, paths that
-can be one. No bound is near what anybody means; what is beyond is misspelt, or hostile."""
+can be one. No bound is near what anybody means; what is beyond is misspelt, or hostile.
+
+What is wrong with a tree of keys, in words: pydantic's findings without Python's names.
+
+Who may be sent records: this machine, and hosts that are allowed by name.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from fedsdr.errors import RecipeError
+from fedsdr.errors import LINES, RecipeError, cut_line, nearest, shown
 from fedsdr.runs.plain import user_path
 
 LONGEST = 4096  # characters of a text
@@ -113,3 +121,83 @@ Rate = Annotated[float, Field(ge=1e-12, le=1000)]
 Decay = Annotated[float, Field(ge=0, le=1000)]
 Seconds = Annotated[float, Field(ge=1e-3, le=86_400)]
 Temperature = Annotated[float, AfterValidator(_temperature)]
+
+
+def told(error: ValidationError, root: type[BaseModel], name: str, above: str = "") -> str:
+    """A line for each mistake, as far as anybody reads. `above`: the key that holds `root`."""
+    every = error.errors(include_url=False)
+    lines = [f"{name}: {_explain(mistake, root, above)}" for mistake in every[:LINES]]
+    if len(every) > LINES:
+        lines[LINES - 1 :] = [f"… and {len(every) - LINES + 1:,} more mistakes"]
+    return "\n".join(lines)
+
+
+def _explain(error: Any, root: type[BaseModel], above: str) -> str:
+    # Of a key that may hold one or the other, pydantic adds which of them it tried.
+    tried = re.compile(r"(list|dict|constrained-\w+|function-\w+)\[.*\]?|constrained-\w+")
+    parts = [str(part) for part in error["loc"] if not tried.fullmatch(str(part))]
+    is_key = "[key]" in parts
+    where = ".".join([*filter(None, [above]), *(cut_line(p, 100) for p in parts if p != "[key]")])
+    if where == "sweep" and not above:
+        return "the key `sweep` makes this a sweep, which `fedsdr sweep` runs"
+    if error["type"] == "extra_forbidden":
+        section: Any = root
+        for part in error["loc"][:-1]:
+            section = _section(section, part)
+        known = list(section.model_fields) if section is not None else []
+        guess = nearest(str(error["loc"][-1]), known)
+        return f"unknown key {where!r}.{guess} Known here: {', '.join(known)}"
+    message = ("as a key, " if is_key else "") + _message(error)
+    given = error.get("input")
+    plain = isinstance(given, (str, int, float, bool, type(None)))
+    ending = f" (given: {shown(given, 200)})" if plain else ""
+    return f"{where}: {message}{ending}" if where else message
+
+
+def _message(error: Any) -> str:
+    kind = error["type"]
+    if kind in ("dict_type", "model_type"):
+        return "must be a mapping, such as {key: value}, or {}"
+    if kind == "list_type":
+        return "must be a list, such as [a, b]"
+    if kind == "bool_type":
+        return "must be true or false"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _section(section: Any, key: Any) -> Any:
+    """The model class of a key, through `X | None`."""
+    field = section.model_fields.get(key) if section is not None else None
+    if field is None:
+        return None
+    choices = getattr(field.annotation, "__args__", (field.annotation,))
+    return next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def refusal(url: str, allow: Sequence[str]) -> str | None:
+    """Why this URL may not be asked; None if it may."""
+    if not re.fullmatch(r"[\x21-\x7e]+", url):
+        return "must be plain ASCII without spaces: write its host as xn--…, its path with %20"
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        return "is not a URL, such as http://127.0.0.1:8000/v1"
+    if parts.scheme not in ("http", "https") or not host:
+        return "must be an http or https URL, such as http://127.0.0.1:8000/v1"
+    if parts.username is not None or parts.query or parts.fragment:
+        return "must hold no user, key or query; name the variable with the key in key_env"
+    if not is_here(host) and host not in {name.lower() for name in allow}:
+        return (
+            f"{host!r} is not this machine, and rewriting sends it every record, prompt and "
+            "response. If the data may go there, name it: "
+            f"rewriting.engine.allow: [{json.dumps(host)}]"
+        )
+    return None
+
+
+def is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -3,6 +3,7 @@ one."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,6 @@ from pydantic import (
 )
 
 from fedsdr.errors import RecipeError
-from fedsdr.recipe.hosts import refusal
 from fedsdr.recipe.limits import (
     ATLAS_CLIENTS,
     ATLAS_EXAMPLES,
@@ -46,8 +46,9 @@ from fedsdr.recipe.limits import (
     Text,
     Tokens,
     Words,
+    refusal,
+    told,
 )
-from fedsdr.recipe.mistakes import told
 from fedsdr.recipe.yaml import apply_change, dump_yaml, load_yaml, read_yaml
 from fedsdr.text.templates import check_choice
 
@@ -191,7 +192,7 @@ class Training(Section):
     quorum: Clients = 1
 
 
-class EndpointChoice(Section):
+class Endpoint(Section):
     """A server that speaks OpenAI's protocol."""
 
     url: Text  # up to /v1
@@ -199,16 +200,25 @@ class EndpointChoice(Section):
     revision: Text = ""  # of that model: part of what identifies a rewrite
     protocol: Literal["chat", "completions"] = "chat"
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
-    timeout: Seconds = 120.0
+    timeout: Seconds = 120.0  # per request
     retries: Annotated[int, Field(ge=0, le=100)] = 5
     allow: Words = []  # hosts beside this machine that the records may go to
     key_env: Text | None = None  # the environment variable that holds the key
 
     @model_validator(mode="after")
-    def allowed(self) -> EndpointChoice:
+    def allowed(self) -> Endpoint:
         if problem := refusal(self.url, self.allow):
             raise ValueError(f"url {problem}")
         return self
+
+    def key(self) -> str | None:
+        if self.key_env is None:
+            return None
+        key = os.environ.get(self.key_env, "")
+        if not re.fullmatch(r"[\x21-\x7e]+", key):
+            what = "holds what is no key" if key else "is not set"
+            raise RecipeError(f"rewriting.engine.key_env: the variable {self.key_env} {what}")
+        return key
 
 
 def _endpoint(given: object) -> object:
@@ -221,7 +231,7 @@ def _endpoint(given: object) -> object:
 
 class RewritingChoice(Section):
     # The base itself (builtin, None here), or an endpoint.
-    engine: Annotated[EndpointChoice | None, BeforeValidator(_endpoint)] = None
+    engine: Annotated[Endpoint | None, BeforeValidator(_endpoint)] = None
     temperature: Temperature = 0.95
     top_p: Annotated[float, Field(ge=1e-6, le=1)] = 0.7
     top_k: Annotated[int, Field(ge=0, le=10_000_000)] = 50

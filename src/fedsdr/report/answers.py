@@ -1,19 +1,40 @@
-"""What the base and the deployed models answer to the same test questions, side by side."""
+"""What the base and the deployed models answer to the same test questions, side by side.
+
+Whose texts a page may show.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from fedsdr.report.diff import Piece, same_words, shared_words
+from fedsdr.report.damage import Piece, same_words, shared_words
 from fedsdr.report.record import RunRecord, natural
 from fedsdr.report.rewrite_rows import rows_of
 from fedsdr.report.safe_text import short, visible
 from fedsdr.report.section import Absent, Section
-from fedsdr.report.texts import IncludeTexts, how_to_show, readable
+
+# All clients' or none, or those of these clients.
+IncludeTexts = bool | Collection[str]
+
+
+def readable(
+    record: RunRecord, include_texts: IncludeTexts, clients: Iterable[str]
+) -> tuple[str, ...]:
+    """Of these clients, those whose texts are asked for; of a synthetic run all, unless some are
+    named."""
+    if isinstance(include_texts, bool):
+        return tuple(clients) if include_texts or record.synthetic else ()
+    return tuple(client for client in clients if client in include_texts)
+
+
+def how_to_show(record: RunRecord) -> str:
+    """The command of the client who sits where its data are."""
+    return f"fedsdr report {record.path} --include-texts --client ID"
+
 
 ID, TITLE = "answers", "Answers side by side"
 FILE = "answers.jsonl"

@@ -17,9 +17,8 @@ from fedsdr.evaluate.comparison import (
     default_contrasts,
 )
 from fedsdr.evaluate.verdicts import Contrast, Finding
-from fedsdr.report.glance import number, scores_of
 from fedsdr.report.measures import UNSEEN, measures_of, model_in_words
-from fedsdr.report.record import RunRecord
+from fedsdr.report.record import RunRecord, number, scores_of
 from fedsdr.report.safe_text import short
 
 # What may differ between runs of one method without making it another.

@@ -1,4 +1,7 @@
-"""The page: sections into one HTML file that needs nothing else and runs no script but its own."""
+"""The page: sections into one HTML file that needs nothing else and runs no script but its own.
+
+A report as a file, and its figures as files for a paper.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,14 +19,16 @@ import jinja2
 from markupsafe import Markup, escape
 
 from fedsdr.evaluate.verdicts import Contrast
-from fedsdr.report.figures.svg import anchor
+from fedsdr.report.answers import IncludeTexts
+from fedsdr.report.figures.svg import Figure, anchor
 from fedsdr.report.record import RunRecord
 from fedsdr.report.safe_text import visible
 from fedsdr.report.section import Absent, Section
 from fedsdr.report.sections import all_sections
-from fedsdr.report.sections.material import Material
-from fedsdr.report.texts import IncludeTexts
+from fedsdr.report.sections.personal import Material
 from fedsdr.report.words import verdict
+from fedsdr.runs.files import write_text_atomic
+from fedsdr.runs.places import figures_at
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMAND = re.compile(r"`(fedsdr [^`]+)`")
@@ -165,3 +170,46 @@ def _banner(records: Sequence[RunRecord], include_texts: IncludeTexts) -> str:
         "This page holds texts of clients' records (--include-texts). It belongs to those whose "
         "records they are: do not pass it on."
     )
+
+
+WITH_TEXTS = "report-with-texts"
+TIP = re.compile(r' (?:data-tip|class)="[^"]*"')  # of the page; a saved figure needs neither
+
+
+def save_figures(
+    records: Sequence[RunRecord], folder: Path, options: PageOptions = DEFAULT
+) -> list[Path]:
+    """Every figure of the page as an SVG that stands alone; rounds of a heat-map: the last one."""
+    figures_at(folder)
+    material = Material(records, options.include_texts, options.contrasts)
+    written = dict[Path, None]()
+    for figure in figures_of(all_sections(material)):
+        path, number = folder / f"{anchor(figure.name)}.svg", 1
+        while path in written:
+            number += 1
+            path = folder / f"{anchor(figure.name)}-{number}.svg"
+        write_text_atomic(
+            path, f'<?xml version="1.0" encoding="UTF-8"?>\n{TIP.sub("", figure.svg)}\n'
+        )
+        written[path] = None
+    return list(written)
+
+
+def figures_of(sections: Sequence[Section | Absent]) -> Iterator[Figure]:
+    for section in sections:
+        if isinstance(section, Section):
+            for part in (*section.data.get("panels", ()), *section.data.get("blocks", ())):
+                yield from part.figures
+
+
+def place_of(paths: Sequence[Path], records: Sequence[RunRecord], options: PageOptions) -> Path:
+    """Where a report goes that was given no place: with the run. One that holds private texts has a
+    name that says so."""
+    if len(paths) > 1:
+        return Path("report.html")
+    private = options.include_texts and any(not record.synthetic for record in records)
+    if not private or len(records) > 1:
+        return paths[0] / "report.html"
+    clients = () if isinstance(options.include_texts, bool) else tuple(options.include_texts)
+    whose = f"-{clients[0]}" if len(clients) == 1 else ""
+    return paths[0] / f"{WITH_TEXTS}{whose}.html"

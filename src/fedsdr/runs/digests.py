@@ -4,6 +4,8 @@ still the same.
 Per file and round: how many rows and bytes there were, and a chain over all rows, each link the
 sha256 of the link before and the row. A round adds its own rows to the chain and reads no others;
 a resume reads every row once. A few earlier marks are kept to say which row was changed.
+
+The spool: a round's admitted updates, on disk until the round is committed.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from fedsdr.errors import CorruptArtifact
+from fedsdr.runs.directory import RunDirectory
 from fedsdr.runs.files import unwritable
 from fedsdr.runs.plain import open_plain
+from fedsdr.types import Update
 
 MOST_MARKS = 32
 LARGEST = 2**40  # of a file of rows
@@ -190,3 +194,48 @@ def _thinned(marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
 
 def _damaged(path: Path, what: str) -> CorruptArtifact:
     return CorruptArtifact(f"{path}: {what}; {FIX}")
+
+
+FACTS = ("run", "round", "base", "weight", "metrics")
+
+
+def spool(run: RunDirectory, update: Update) -> None:
+    meta = {
+        "run": update.run,
+        "round": update.round,
+        "base": update.base_digest,
+        "weight": update.weight,
+        "metrics": dict(update.metrics),
+    }
+    run.save_update(update.client_id, update.round, {"shared": update.shared}, meta)
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledUpdates:
+    """In client-id order, read one at a time, as often as a rule likes."""
+
+    run: RunDirectory
+    round: int
+    clients: Sequence[str]
+
+    def __iter__(self) -> Iterator[Update]:
+        for client_id in self.clients:
+            yield read_spooled(self.run, self.round, client_id)
+
+
+def read_spooled(run: RunDirectory, round: int, client_id: str) -> Update:
+    stored = run.load_update(client_id, round)
+    try:
+        run_id, number, base, weight, metrics = (stored.meta[name] for name in FACTS)
+    except (KeyError, TypeError) as error:
+        raise CorruptArtifact(f"the update of client {client_id!r} lacks {error}") from error
+    shared = stored.tensors.get("shared", {})
+    return Update(
+        run=run_id,
+        round=number,
+        client_id=client_id,
+        base_digest=base,
+        weight=weight,
+        shared=shared,
+        metrics=metrics,
+    )

@@ -31,7 +31,7 @@ from fedsdr.runs.artifact import (
     written_as,
 )
 from fedsdr.runs.files import JSON
-from fedsdr.runs.spots import (
+from fedsdr.runs.places import (
     checkpoint_at,
     newest,
     private_at,

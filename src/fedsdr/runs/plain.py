@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedsdr.errors import FedsdrError
+from fedsdr.text.numbers import size
 
 KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -95,7 +96,7 @@ def read_plain(path: Path, most: int, refuse: type[FedsdrError], follow: bool = 
         except OSError as error:
             raise refuse(f"{path} cannot be read: {_reason(path, error)}") from None
     if not left:
-        raise refuse(f"{path} is larger than the {_size(most)} that are read here")
+        raise refuse(f"{path} is larger than the {size(most)} that are read here")
     return b"".join(parts)
 
 
@@ -114,7 +115,7 @@ def _refuse_unless_plain(handle: int, path: Path, most: int, refuse: type[Fedsdr
     if kind := _kind(status.st_mode):
         raise refuse(f"{path}: is {kind}, not a file")
     if status.st_size > most:
-        there, limit = _size(status.st_size), _size(most)
+        there, limit = size(status.st_size), size(most)
         raise refuse(f"{path} has {there}, more than the {limit} that are read here")
 
 
@@ -129,11 +130,3 @@ def _reason(path: Path, error: OSError | ValueError) -> str:
         if kind == "a socket":
             return "it is a socket, not a file"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _size(count: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:,} {unit}"
-        count //= 1000
-    return f"{count:,} GB"

@@ -1,17 +1,23 @@
-"""Scores of a deployed mix on the held-out rows of clients that stand side by side."""
+"""Scores of a deployed mix on the held-out rows of clients that stand side by side.
+
+A client's own model by a deployed mix, as an adapter in PEFT's format; it stays at the site.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from fedsdr.data.render import render_prompt
 from fedsdr.evaluate.scoring import Worn
-from fedsdr.parts.algorithm import PerInput, split_mix
+from fedsdr.model.adapters import save_adapter
+from fedsdr.parts.algorithm import PerInput, mix_weights, split_mix
+from fedsdr.site.branches import Branches
 from fedsdr.site.site import Site
 from fedsdr.tensors import rng_sample
-from fedsdr.types import FOLD, ClientData, Order, Report
+from fedsdr.types import FOLD, ClientData, Order, Report, Tensors
 
 
 def score(site: Site, group: Sequence[Order]) -> Iterator[Report]:
@@ -49,3 +55,26 @@ def _anchor(site: Site, client: ClientData, mix: PerInput) -> Tensor:
     ids = rng_sample(sorted(rows), many, site.seed, client.client_id, "anchors")
     by_id, base = {e.id: e for e in client.train}, site.lora.base
     return base.last_states([render_prompt(base, by_id[i]) for i in ids])
+
+
+def save(site: Site, group: Sequence[Order]) -> Iterator[Report]:
+    for order in group:
+        mix, private = (
+            site.algorithm.deploys[order.mix],
+            site.run.own_tensors(order.client_id, order.round),
+        )
+        folder = site.run.inside("adapters") / order.mix / order.client_id
+        saved = save_mix(site.branches, folder, order.shared, private, mix)
+        yield Report(order.run, order.round, order.client_id, "save", {"adapters": int(saved)})
+
+
+def save_mix(
+    branches: Branches, folder: Path, shared: Tensors, private: Tensors, mix: str | PerInput
+) -> bool:
+    """Whether it could be: a mix that depends on the input is no adapter."""
+    if isinstance(mix, PerInput):
+        return False
+    flats, _ = branches.enter(shared, [private])
+    with branches.lora.folded(shared):
+        save_adapter(folder, branches.lora, {b: f[0] for b, f in flats.items()}, mix_weights(mix))
+    return True

@@ -9,7 +9,7 @@ import torch
 
 from fedsdr.distill.rewrite import Teacher
 from fedsdr.parts.algorithm import Stage
-from fedsdr.parts.losses import of_stage, of_term
+from fedsdr.parts.local import of_stage, of_term
 from fedsdr.site.prepare import teacher_of, teacher_tensors, token_rows
 from fedsdr.site.site import Site
 from fedsdr.tensors import derive_seed

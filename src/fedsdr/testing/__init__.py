@@ -19,10 +19,10 @@ from typing import Any
 from fedsdr.algorithms.registry import Factory, make_algorithm
 from fedsdr.errors import RecipeError, RoundFailed
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.testing import checks, on_the_wire
+from fedsdr.testing import checks
+from fedsdr.testing import checks as on_the_wire
 from fedsdr.testing.case import PRIVACY, Case
-from fedsdr.testing.reductions import REDUCTIONS
-from fedsdr.testing.report import CheckFailed, Finding, NotApplicable, Report
+from fedsdr.testing.report import REDUCTIONS, CheckFailed, Finding, NotApplicable, Report
 
 __all__ = ["CheckFailed", "Finding", "Report", "check_algorithm"]
 

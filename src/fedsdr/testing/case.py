@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedsdr.cohort.in_process import InProcessCohort
 from fedsdr.coordinator.loop import ROUNDS as ROWS
-from fedsdr.jobs.plan.wire import Wire
+from fedsdr.jobs.plan.traffic import Wire
 from fedsdr.model.lora import BranchSpec
 from fedsdr.parts.algorithm import Algorithm
 from fedsdr.parts.local import LocalSettings

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from fedsdr.text.facts import last_number, numbers
 from fedsdr.text.languages import language_of
-from fedsdr.text.words import code_blocks, words
+from fedsdr.text.names import code_blocks, words
 
 _MARKED = re.compile(
     r"(?:^[ \t]*\#{4}|\\boxed\{|\b(?:answer|correct (?:option|choice))(?:[ \t]+is\b[ \t]*:?|:)"

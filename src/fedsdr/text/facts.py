@@ -11,8 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from fedsdr.text.languages import language, language_of, negations
-from fedsdr.text.names import names
-from fedsdr.text.words import SPACELESS, without_list_marks, words
+from fedsdr.text.names import SPACELESS, names, without_list_marks, words
 
 _SPACES = "\u00a0\u202f\u2009"  # between groups of three digits, as in French
 # Signs and units around the digits; `digits` and `decimals` are filled in per convention.

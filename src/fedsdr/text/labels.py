@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from fedsdr.text.checkable import final_answer, marked_answer
 from fedsdr.text.languages import LANGUAGES, language, language_of, negations
-from fedsdr.text.words import SPACELESS, mentions, plain, sentences, words
+from fedsdr.text.names import SPACELESS, mentions, plain, sentences, words
 
 _LONGEST_LABEL = 3  # words; one less with a full stop, for "Ada built it." is a statement
 _LONGEST_SPACELESS = 6  # characters

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fedsdr.text.words import plain, words
+from fedsdr.text.names import plain, words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

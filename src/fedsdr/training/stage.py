@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedsdr.data.batches import Block, draw_steps, make_block
-from fedsdr.data.render import Rendered
+from fedsdr.data.render import Block, Rendered, draw_steps, make_block
 from fedsdr.errors import DataError
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Fade, Stage, Term, mix_weights, split_mix

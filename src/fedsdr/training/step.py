@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedsdr.data.batches import Block
+from fedsdr.data.render import Block
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Blend

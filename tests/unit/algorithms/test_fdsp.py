@@ -13,18 +13,17 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from fedsdr.algorithms.fdsp import fdsp
 from fedsdr.algorithms.fedavg import fedavg
-from fedsdr.algorithms.objectives import with_objectives
 from fedsdr.algorithms.registry import options
+from fedsdr.algorithms.server import with_objectives
 from fedsdr.errors import RecipeError
 from fedsdr.jobs.sweep import read_sweep
 from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.loading import load_base
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.parts.distil import Consistent, Distilled, Represented
 from fedsdr.parts.injection import Disturbance
 from fedsdr.parts.local import LocalSettings
-from fedsdr.parts.objectives import CrossEntropy, Sum
+from fedsdr.parts.objectives import Consistent, CrossEntropy, Distilled, Represented, Sum
 from fedsdr.recipe.settings import read_recipe
 from fedsdr.tensors import digest
 from fedsdr.training.step import LocalStep

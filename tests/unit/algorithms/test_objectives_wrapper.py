@@ -11,11 +11,11 @@ import pytest
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.fedprox import fedprox
 from fedsdr.algorithms.fedsdr import fedsdr
-from fedsdr.algorithms.objectives import with_objectives
+from fedsdr.algorithms.server import with_objectives
 from fedsdr.errors import RecipeError
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.algorithm import Algorithm
-from fedsdr.parts.align import Rectified, SelfAug
+from fedsdr.parts.lora_rules import Rectified, SelfAug
 from fedsdr.parts.objectives import Objective, Sum
 from fedsdr.types import Tensors
 from toy import clients, largest_difference, toy

@@ -32,9 +32,9 @@ from fedsdr.evaluate.scoring import Worn
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.parts.algorithm import Algorithm, PerInput, Stage, mix_weights
+from fedsdr.parts.combine import Nesterov
 from fedsdr.parts.local import LocalSettings
-from fedsdr.parts.outer import Nesterov
-from fedsdr.parts.when import When
+from fedsdr.parts.moves import When
 from fedsdr.site.branches import block_of
 from fedsdr.tensors import digest
 from fedsdr.training.stage import StageJob, train_stage

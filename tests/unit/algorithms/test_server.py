@@ -17,8 +17,7 @@ from fedsdr.algorithms.local import local
 from fedsdr.algorithms.server import with_server_rule
 from fedsdr.errors import RecipeError
 from fedsdr.parts.combine import Combine, Filter
-from fedsdr.parts.filters import Krum, NormClip
-from fedsdr.parts.robust import CoordinateMedian, GeometricMedian, TrimmedMean
+from fedsdr.parts.robust import CoordinateMedian, GeometricMedian, Krum, NormClip, TrimmedMean
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from fedsdr.cli import progress
 from fedsdr.cli.printing import UNPRINTABLE, complain, figure, plain
-from fedsdr.cli.progress import progress_watch, round_line
-from fedsdr.cli.rounds_table import DriftFile, rounds_table
+from fedsdr.cli.progress import DriftFile, progress_watch, round_line, rounds_table
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:

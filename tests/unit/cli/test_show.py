@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from fedsdr.cli.app import app
 from fedsdr.cli.show import BLOCKS, sparkline
-from fedsdr.report.glance import courses, glance
 from fedsdr.report.read import read_record
+from fedsdr.report.record import courses, glance
 from growing_runs import add, finish, round_row, under_way, validated
 
 

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsdr.algorithms.fedavg import fedavg
-from fedsdr.coordinator.admit import Expected, admit
-from fedsdr.coordinator.claims import Claims, Span
+from fedsdr.coordinator.admit import Claims, Expected, Span, admit
 from fedsdr.coordinator.loop import LoopSettings, run_rounds
 from fedsdr.errors import RoundFailed, UpdateRefused
 from fedsdr.runs.directory import RunDirectory

@@ -12,8 +12,7 @@ import torch
 
 from fedsdr.algorithms.fedavg import fedavg
 from fedsdr.algorithms.registry import make_algorithm
-from fedsdr.coordinator.admit import Expected, admit
-from fedsdr.coordinator.claims import Enrolled, Span
+from fedsdr.coordinator.admit import Enrolled, Expected, Span, admit
 from fedsdr.coordinator.gather import Cohort
 from fedsdr.coordinator.loop import LoopSettings, run_rounds
 from fedsdr.errors import UpdateRefused
@@ -21,8 +20,8 @@ from fedsdr.jobs.train import resume, train
 from fedsdr.model.base import BaseModel
 from fedsdr.parts.local import LocalSettings
 from fedsdr.runs.artifact import load_artifact, save_artifact
+from fedsdr.runs.digests import spool
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.spool import spool
 from fedsdr.types import Order, ServerState, Update
 from toy import clients, recipe, tiny_folder, toy
 

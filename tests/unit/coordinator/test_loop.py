@@ -22,8 +22,8 @@ from fedsdr.coordinator.loop import (
     sample_clients,
 )
 from fedsdr.errors import CorruptArtifact, RoundFailed, RunError
+from fedsdr.runs.digests import SpooledUpdates
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.runs.spool import SpooledUpdates
 from fedsdr.types import ServerState, Update
 
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from fedsdr.data.batches import draw_steps, make_block
-from fedsdr.data.render import Rendered
+from fedsdr.data.render import Rendered, draw_steps, make_block
 
 CPU = torch.device("cpu")
 

@@ -16,13 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from attack import Outcome, attempt
-from fedsdr.data.files import read_rows
+from fedsdr.data.files import parquet_rows, read_rows
 from fedsdr.data.formats import Table, read_table
 from fedsdr.data.manifest import read_manifest, source_of
-from fedsdr.data.parquet import parquet_rows
 from fedsdr.errors import DataError
 from fedsdr.evaluate.benchmarks.results import read_results_file
-from fedsdr.evaluate.diagnostics.pairs import paired, read_pairs
+from fedsdr.evaluate.diagnostics.rewrites import paired, read_pairs
 from fedsdr.jobs.sources import load_federation
 from fedsdr.recipe.settings import build_recipe
 from fedsdr.types import Example

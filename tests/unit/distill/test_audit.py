@@ -12,7 +12,7 @@ import pytest
 from fedsdr.distill.audit import AuditRow, audit_row, in_a_line, summarise, write_audit
 from fedsdr.distill.prompts import TEMPLATES
 from fedsdr.distill.selection import Draft, select
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import parse_selection
 from fedsdr.types import Example
 
 FREE = TEMPLATES["free"]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from fedsdr.distill.checks import is_truncated, leaks, lost_answer
-from fedsdr.distill.redundancy import (
+from fedsdr.distill.checks import (
     compression_ratio,
     count_filler,
     distinct_share,
+    is_truncated,
+    leaks,
     length_ratio,
+    lost_answer,
     redundancy,
     unsupported_share,
 )
 from fedsdr.text.checkable import call, calls, final_answer, looks_like_code
 from fedsdr.text.facts import compare_facts, dates, numbers
 from fedsdr.text.languages import negations
-from fedsdr.text.names import names
-from fedsdr.text.words import sentences, words
+from fedsdr.text.names import names, sentences, words
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,13 @@ from typing import Any
 
 import pytest
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.data.render import render_prompt
 from fedsdr.distill import endpoint as endpoint_module
 from fedsdr.distill import remote as module
 from fedsdr.distill import wire
 from fedsdr.distill.audit import AuditRow
 from fedsdr.distill.drafts import Drafts
-from fedsdr.distill.endpoint import Endpoint
 from fedsdr.distill.engine import Teacher
 from fedsdr.distill.generate import Sampling
 from fedsdr.distill.prompts import choose_template, render
@@ -35,8 +34,9 @@ from fedsdr.errors import EndpointError, FedsdrError, RecipeError
 from fedsdr.jobs.train import train
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
-from fedsdr.parts.selection import parse_selection
-from fedsdr.recipe.hosts import refusal
+from fedsdr.parts.views import parse_selection
+from fedsdr.recipe.limits import refusal
+from fedsdr.recipe.settings import Endpoint
 from fedsdr.types import Example, Message
 from rewriting_server import Reply, Script, Server, prompt_of, reference_of, serving
 from toy import SPECS, clients, recipe

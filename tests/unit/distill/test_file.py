@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedsdr.data.formats import read_table
-from fedsdr.distill.file import write_rewritten
+from fedsdr.distill.rewrite import write_rewritten
 from fedsdr.errors import DataError
 
 NEW = ['one, "new"\nline', "zwei\u2028 ✓"]

@@ -17,9 +17,8 @@ from transformers import (
 )
 
 from fedsdr.data.render import render_prompt
-from fedsdr.distill import places
-from fedsdr.distill.generate import Sampling, generate, generate_stacked
-from fedsdr.distill.places import draw
+from fedsdr.distill import generate as places
+from fedsdr.distill.generate import Sampling, draw, generate, generate_stacked
 from fedsdr.model.base import BaseModel
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.loading import load_base

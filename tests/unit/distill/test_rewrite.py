@@ -19,7 +19,7 @@ from fedsdr.distill.rewrite import Rewriting, rewrite
 from fedsdr.errors import RunError
 from fedsdr.model.base import BaseModel, with_template
 from fedsdr.model.lora import StackedLora
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import parse_selection
 from fedsdr.tensors import digest
 from fedsdr.types import Example
 from toy import SPECS, examples

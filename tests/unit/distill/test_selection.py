@@ -11,7 +11,7 @@ import pytest
 from fedsdr.distill import selection
 from fedsdr.distill.selection import Choice, Draft, judge, passes, refuse_unready, select
 from fedsdr.errors import ModelError, RecipeError, SandboxError
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import parse_selection
 from fedsdr.sandbox import Refusal, available
 from fedsdr.types import Example, Message
 

@@ -6,8 +6,16 @@ import json
 
 import pytest
 
-from fedsdr.distill.code import code_reasons, failed_tests, python_in, signatures
-from fedsdr.distill.task import Form, form_of, json_calls, task_reasons
+from fedsdr.distill.task import (
+    Form,
+    code_reasons,
+    failed_tests,
+    form_of,
+    json_calls,
+    python_in,
+    signatures,
+    task_reasons,
+)
 from fedsdr.sandbox import available
 from fedsdr.types import Example
 

@@ -11,8 +11,7 @@ import pytest
 from benchmark_files import CODE, FILES, mmlu, write
 from fedsdr.errors import DataError, RecipeError
 from fedsdr.evaluate.benchmarks.grading import completion, program
-from fedsdr.evaluate.benchmarks.prompts import fit, prompt_limit
-from fedsdr.evaluate.benchmarks.questions import Program, Question, Questions
+from fedsdr.evaluate.benchmarks.questions import Program, Question, Questions, fit, prompt_limit
 from fedsdr.evaluate.benchmarks.tasks import BENCHMARKS, chosen_benchmarks
 
 GOLD = Question("q", "", "")

@@ -14,11 +14,10 @@ import pytest
 from benchmark_files import FILES, Scripted, all_right, mmlu, write
 from fedsdr.errors import CorruptArtifact, DataError, FedsdrError, ModelError, RunError
 from fedsdr.evaluate.benchmarks.answerer import Answerer
-from fedsdr.evaluate.benchmarks.candidates import Candidate
 from fedsdr.evaluate.benchmarks.results import Results, merge_files, read_results_file
 from fedsdr.evaluate.benchmarks.run import Setting, evaluate_benchmarks
 from fedsdr.evaluate.benchmarks.session import limited
-from fedsdr.evaluate.benchmarks.tasks import BENCHMARKS, chosen_benchmarks
+from fedsdr.evaluate.benchmarks.tasks import BENCHMARKS, Candidate, chosen_benchmarks
 
 MODEL, OTHER, ADAPTER = "a" * 64, "b" * 64, "c" * 64
 EVERY = tuple(BENCHMARKS)

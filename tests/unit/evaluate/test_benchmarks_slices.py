@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmark_files import Scripted
-from fedsdr.evaluate.benchmarks.answers import AnswersFile
+from fedsdr.evaluate.benchmarks.answerer import AnswersFile
 from fedsdr.evaluate.benchmarks.questions import Question
 from fedsdr.evaluate.benchmarks.session import Runner, Scored, ask, score
 from fedsdr.evaluate.benchmarks.tasks import BENCHMARKS

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsdr.data.batches import make_block
-from fedsdr.data.render import Rendered, render
+from fedsdr.data.render import Rendered, make_block, render
 from fedsdr.evaluate.diagnostics.gradients import base_gradients
-from fedsdr.evaluate.diagnostics.matrix import cosines
+from fedsdr.evaluate.diagnostics.tables import cosines
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.parts.local import LocalSettings

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fdsp_measures import linear_cka
 
 from fedsdr.data.render import render
 from fedsdr.evaluate.diagnostics.representations import cka, maps, mean_states
-from fedsdr.evaluate.structure import linear_cka
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.tensors import generator

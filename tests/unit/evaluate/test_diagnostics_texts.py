@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 from fedsdr.data.formats import read_table
 from fedsdr.distill.checks import prompt_text
-from fedsdr.evaluate.diagnostics.matrix import as_matrix, mean, off_diagonal
-from fedsdr.evaluate.diagnostics.texts import js_divergence, terms, tfidf_cosine
+from fedsdr.evaluate.diagnostics.representations import js_divergence, terms, tfidf_cosine
+from fedsdr.evaluate.diagnostics.tables import as_matrix, mean, off_diagonal
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 needs_real = pytest.mark.skipif(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedsdr.data.render import Rendered, render
-from fedsdr.evaluate.diagnostics.transfer import loss_transfer, mean_loss, train_apart
+from fedsdr.evaluate.diagnostics.gradients import loss_transfer, mean_loss, train_apart
 from fedsdr.evaluate.scoring import Worn
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, StackedLora

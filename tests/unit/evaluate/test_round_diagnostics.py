@@ -19,8 +19,7 @@ from fedsdr.cohort import observer
 from fedsdr.cohort.observer import RoundObserver
 from fedsdr.coordinator.loop import LoopSettings, run_rounds
 from fedsdr.evaluate.diagnostics import rounds
-from fedsdr.evaluate.diagnostics.aggregation import aggregation_error, norm
-from fedsdr.evaluate.diagnostics.rounds import Beside, ClientRound, compare
+from fedsdr.evaluate.diagnostics.rounds import Beside, ClientRound, aggregation_error, compare, norm
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import BranchSpec, Layout, Piece
 from fedsdr.parts.lowrank import Pair

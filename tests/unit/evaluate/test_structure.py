@@ -7,15 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
-
-from fedsdr.algorithms.fdsp import fdsp
-from fedsdr.algorithms.fedsdr import fedsdr
-from fedsdr.algorithms.rolora import rolora
-from fedsdr.data.batches import make_block
-from fedsdr.data.render import render, render_prompt
-from fedsdr.evaluate.scoring import Worn
-from fedsdr.evaluate.structure import (
+from fdsp_measures import (
     Efficiency,
     count_trained,
     generalisation,
@@ -24,6 +16,13 @@ from fedsdr.evaluate.structure import (
     semantic_retention,
     structural_stability,
 )
+from torch.nn import functional as F
+
+from fedsdr.algorithms.fdsp import fdsp
+from fedsdr.algorithms.fedsdr import fedsdr
+from fedsdr.algorithms.rolora import rolora
+from fedsdr.data.render import make_block, render, render_prompt
+from fedsdr.evaluate.scoring import Worn
 from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import PerInput

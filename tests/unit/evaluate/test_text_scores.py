@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedsdr.evaluate.text_scores import exact_match, likeness, rouge_l
+from fedsdr.evaluate.scoring import exact_match, likeness, rouge_l
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.jobs.train import resume, train
 from fedsdr.model.base import BaseModel
 from fedsdr.recipe.settings import build_recipe

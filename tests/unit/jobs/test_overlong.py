@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.data.render import render_prompt
 from fedsdr.distill import prompts
 from fedsdr.errors import DataError

@@ -31,7 +31,7 @@ from fedsdr.jobs.assembly import ATLAS_BASE, assemble, local_settings
 from fedsdr.jobs.plan import Plan, estimate, make_plan, plan_json
 from fedsdr.jobs.plan import make as making
 from fedsdr.jobs.plan.estimate import estimate_memory
-from fedsdr.jobs.plan.rows import Faults, read_client
+from fedsdr.jobs.plan.questions import Faults, read_client
 from fedsdr.jobs.sources import load_federation
 from fedsdr.jobs.train import train
 from fedsdr.model.base import BaseModel, held_bytes

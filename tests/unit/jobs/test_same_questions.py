@@ -11,10 +11,9 @@ import pytest
 
 from attack import attempt
 from families import family_folder
+from fedsdr.coordinator.job import Watch
 from fedsdr.coordinator.loop import Row
-from fedsdr.coordinator.observer import Watch
-from fedsdr.data.batches import draw_steps
-from fedsdr.data.render import render
+from fedsdr.data.render import draw_steps, render
 from fedsdr.errors import DataError, FedsdrError
 from fedsdr.jobs.diagnose import Wanted, diagnose, diagnose_run
 from fedsdr.jobs.distill import distill

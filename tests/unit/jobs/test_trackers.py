@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from wandb.proto.wandb_internal_pb2 import Record
 
 from fedsdr.cli.app import app
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.errors import MissingExtra, RunError
 from fedsdr.jobs import train as experiment
 from fedsdr.jobs.trackers import WandB, final_scores, follow, numbers, open_trackers

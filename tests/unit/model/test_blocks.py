@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsdr.model import blocks
-from fedsdr.model.blocks import Block, Blocks, make_blocks
+from fedsdr.model import flat as blocks
+from fedsdr.model.flat import Block, Blocks, make_blocks
 
 
 def made(*lengths: int) -> Blocks:

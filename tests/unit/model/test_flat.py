@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from fedsdr.model import blocks
+from fedsdr.model import flat as blocks
 from fedsdr.model.flat import ARCHITECTURES, flat_pass, runs_flat
 from fedsdr.model.head import find_head
 

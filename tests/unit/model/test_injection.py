@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsdr.model import flat
-from fedsdr.model.blocks import make_blocks
-from fedsdr.model.flat import Rows
+from fedsdr.model.flat import Rows, make_blocks
 from fedsdr.model.lora import BranchSpec, StackedLora
 from fedsdr.parts.injection import Disturbance
 from fedsdr.parts.objectives import Injected

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 from fedsdr.errors import ModelError
 from fedsdr.model import flat as packed
 from fedsdr.model.base import BaseModel
-from fedsdr.model.blocks import make_blocks
+from fedsdr.model.flat import make_blocks
 from fedsdr.model.fresh import train_tokenizer
 from fedsdr.model.loading import keep_norms_wide, load_base
 from fedsdr.model.lora import BranchSpec, StackedLora

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsdr.model.head import Outputs
-from fedsdr.parts.align import Rectified, SelfAug, rectify
+from fedsdr.parts.lora_rules import Rectified, SelfAug, rectify
 from fedsdr.parts.objectives import Predicted
 
 LN2, LN3 = math.log(2.0), math.log(3.0)

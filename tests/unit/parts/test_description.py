@@ -20,10 +20,10 @@ import torch
 from fedsdr.algorithms.registry import factories, make_algorithm
 from fedsdr.parts.algorithm import Algorithm, Fade, Rule, Stage, Term
 from fedsdr.parts.description import MOST, described, difference
+from fedsdr.parts.moves import When
 from fedsdr.parts.objectives import CrossEntropy, Proximal, Sum
 from fedsdr.parts.robust import CoordinateMedian
 from fedsdr.parts.views import Raw, Rewritten
-from fedsdr.parts.when import When
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsdr.data.batches import make_block
-from fedsdr.data.render import render
+from fedsdr.data.render import make_block, render
 from fedsdr.model.base import BaseModel
 from fedsdr.model.head import Outputs
 from fedsdr.model.lora import StackedLora
-from fedsdr.parts.distil import Consistent, Distilled, Represented, distances, divergence
 from fedsdr.parts.injection import Disturbance
-from fedsdr.parts.objectives import CrossEntropy, Objective, Predicted, Sum
+from fedsdr.parts.objectives import (
+    Consistent,
+    CrossEntropy,
+    Distilled,
+    Objective,
+    Predicted,
+    Represented,
+    Sum,
+    distances,
+    divergence,
+)
 from fedsdr.tensors import generator
 from fedsdr.training.step import LocalStep
 from toy import SPECS, examples

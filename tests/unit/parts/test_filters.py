@@ -13,7 +13,7 @@ import torch
 from crowds import A, B, Spool, attack, crowd, flat, line, points, start, update, zeros
 from fedsdr.errors import FedsdrError, RecipeError, RoundFailed
 from fedsdr.parts.combine import Filter, Mean
-from fedsdr.parts.filters import Krum, NormClip, norm
+from fedsdr.parts.robust import Krum, NormClip, norm
 from fedsdr.tensors import digest
 from fedsdr.types import ServerState, Update
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedsdr.algorithms.registry import make_algorithm
 from fedsdr.parts.algorithm import Algorithm, Stage, Term
-from fedsdr.parts.losses import main_loss, term_losses
+from fedsdr.parts.local import main_loss, term_losses
 from fedsdr.parts.views import Mixed, Raw
 
 R, S, L = "R on raw", "S on rewritten", "L on raw"

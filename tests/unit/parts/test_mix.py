@@ -9,8 +9,8 @@ import pytest
 
 from fedsdr.errors import FedsdrError, RecipeError
 from fedsdr.parts.algorithm import Algorithm, Fade, PerInput, Stage, Term, mix_weights, split_mix
+from fedsdr.parts.moves import When
 from fedsdr.parts.views import Mixed, Raw
-from fedsdr.parts.when import When
 
 READ: dict[str, dict[str, float]] = {
     "": {},

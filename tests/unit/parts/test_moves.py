@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedsdr.parts.moves import Copy, Interpolate, Trained
-from fedsdr.parts.when import When
+from fedsdr.parts.moves import Copy, Interpolate, Trained, When
 
 FLATS = {
     "R": torch.tensor([[5.0, 2.0, -1.0], [1.0, 1.0, 1.0]]),

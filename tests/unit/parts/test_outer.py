@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedsdr.parts.combine import Mean
-from fedsdr.parts.outer import Nesterov
+from fedsdr.parts.combine import Mean, Nesterov
 from fedsdr.types import ServerState, Tensors, Update
 
 NAME = "R/l.A"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.report.diff import MOST_WORDS, Piece, same_words, shared_words
+from fedsdr.report.damage import MOST_WORDS, Piece, same_words, shared_words
 from fedsdr.report.page import TEMPLATES
 
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the serve extra")
 pytest.importorskip("starlette", reason="needs the serve extra")
 
-from fedsdr.report.listening import Server, listen
+from fedsdr.report.gate import Server, listen
 from growing_runs import add, finish, round_row, under_way, validated
 
 pytestmark = pytest.mark.browser

@@ -16,8 +16,7 @@ from fedsdr.report.record import RunRecord
 from fedsdr.report.sections.absences import parse_reason
 from fedsdr.report.sections.cost import phases, planned_bytes
 from fedsdr.report.sections.courses import worst_tenth
-from fedsdr.report.sections.material import Material
-from fedsdr.report.sections.personal import gains
+from fedsdr.report.sections.personal import Material, gains
 from fedsdr.report.sections.scores import contrasts
 from fedsdr.report.words import verdict
 from made_runs import write_run

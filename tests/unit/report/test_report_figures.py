@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fedsdr.report.figures import axis, bars, curves, heatmap, intervals, palette, scatter
+from fedsdr.report.figures import axis, bars, curves, heatmap, intervals, scatter
+from fedsdr.report.figures import svg as palette
 from fedsdr.report.figures.measure import fitted, measured
 from fedsdr.report.figures.svg import Figure, Table, anchor, element
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fedsdr.report import numbers
+from fedsdr.text import numbers
 
 
 @pytest.mark.parametrize(

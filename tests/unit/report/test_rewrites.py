@@ -16,11 +16,10 @@ import pytest
 
 from fedsdr.report.answers import answers_section
 from fedsdr.report.damage import ClientDamage, in_words, kinds_of
-from fedsdr.report.packing import MOST_CHARACTERS, pack, stratified
 from fedsdr.report.page import PageOptions, render_report
 from fedsdr.report.record import RunRecord
 from fedsdr.report.rewrite_rows import read_rewrites
-from fedsdr.report.rewrites import rewrites_section
+from fedsdr.report.rewrites import MOST_CHARACTERS, pack, rewrites_section, stratified
 from fedsdr.report.section import Absent, Section
 from rewritten import answer_row, rewrite_row, write_rows
 

@@ -22,8 +22,8 @@ pytest.importorskip("uvicorn", reason="needs the serve extra")
 pytest.importorskip("starlette", reason="needs the serve extra")
 
 from fedsdr.errors import RunError
-from fedsdr.report import patience
-from fedsdr.report.listening import Server, listen, loopback
+from fedsdr.report import gate as patience
+from fedsdr.report.gate import Server, listen, loopback
 from growing_runs import add, finish, round_row, under_way
 
 

@@ -8,8 +8,7 @@ from fedsdr.distill.checks import is_truncated, leaks, refuses, stops_within
 from fedsdr.text.checkable import final_answer
 from fedsdr.text.facts import compare_facts, dates, numbers
 from fedsdr.text.languages import language_of, negations
-from fedsdr.text.names import names
-from fedsdr.text.words import mentions, sentences, words
+from fedsdr.text.names import mentions, names, sentences, words
 
 GERMAN = "Die Stadt hat 1.234,5 Einwohner und liegt nicht am Meer. Angela Merkel war dort."
 FRENCH = "Le chat est sur la table et ne mange pas les 3,5 pommes de la ville."

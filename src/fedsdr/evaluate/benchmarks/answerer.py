@@ -1,17 +1,26 @@
-"""Who answers a benchmark's prompts: a model with what it wears, or a script with known answers."""
+"""Who answers a benchmark's prompts: a model with what it wears, or a script with known answers.
+
+Answers kept on disk, one JSON line each: scoring again, another way, needs no model.
+
+Every line names the model (digest of base, adapter and how tokens were drawn) and the prompt that
+it answers; answers of other models or to other prompts stay in the file and are not used.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fedsdr.distill.generate import Generated, Sampling, generate
-from fedsdr.errors import TaskError
+from fedsdr.errors import CorruptArtifact, TaskError
 from fedsdr.model.lora import StackedLora
+from fedsdr.runs.files import append_row, make_private, read_rows, write_text_atomic
 from fedsdr.tensors import within_memory
 
 TOKENS_AT_ONCE = 1 << 15  # of prompts and answers that are generated side by side
@@ -68,3 +77,57 @@ class ModelAnswerer:
     def _ids(self, text: str) -> list[int]:
         # With what the tokenizer adds (Llama's <s>), as InstructEval calls it.
         return self.lora.base.encode_whole(text)
+
+
+FIELDS = {"id": str, "model": str, "prompt": str, "shots": int, "answer": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`score` is None until it is scored (code that nobody allowed to run)."""
+
+    id: str
+    model: str
+    prompt: str
+    shots: int
+    answer: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersFile:
+    path: Path
+
+    def read(self, model: str) -> dict[tuple[str, str], Answer]:
+        """That model's answers, by item and prompt digest; of two to the same, the newer."""
+        return {(a.id, a.prompt): a for a in self._all() if a.model == model}
+
+    def models(self) -> set[str]:
+        return {answer.model for answer in self._all()}
+
+    def add(self, answer: Answer) -> None:
+        make_private(self.path.parent)
+        append_row(self.path, asdict(answer))
+
+    def rescored(self, answers: Sequence[Answer]) -> None:
+        """Put the new scores in place of the old."""
+        kept = {(a.model, a.id, a.prompt): a for a in self._all()}
+        new = kept | {(a.model, a.id, a.prompt): a for a in answers}
+        if new != kept:
+            lines = (json.dumps(asdict(answer)) + "\n" for answer in new.values())
+            write_text_atomic(self.path, "".join(lines))
+
+    def _all(self) -> list[Answer]:
+        return [self._answer(number, row) for number, row in enumerate(read_rows(self.path), 1)]
+
+    def _answer(self, number: int, row: dict[str, Any]) -> Answer:
+        for name, kind in FIELDS.items():
+            if not isinstance(row.get(name), kind):
+                raise CorruptArtifact(
+                    f"{self.path}, line {number}: {name!r} is missing or of the wrong type; remove "
+                    "the file and answer again"
+                )
+        score = row.get("score")
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+            raise CorruptArtifact(f"{self.path}, line {number}: 'score' is not a number")
+        return Answer(**{name: row[name] for name in FIELDS}, score=score)

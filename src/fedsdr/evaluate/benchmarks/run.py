@@ -11,12 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedsdr.errors import DataError, ModelError
-from fedsdr.evaluate.benchmarks.answerer import Answerer
-from fedsdr.evaluate.benchmarks.answers import AnswersFile
-from fedsdr.evaluate.benchmarks.candidates import Candidate
+from fedsdr.evaluate.benchmarks.answerer import Answerer, AnswersFile
 from fedsdr.evaluate.benchmarks.forgetting import Forgetting, forgetting
-from fedsdr.evaluate.benchmarks.prompts import LONGEST, prompt_limit
-from fedsdr.evaluate.benchmarks.questions import Benchmark, Questions
+from fedsdr.evaluate.benchmarks.questions import LONGEST, Benchmark, Questions, prompt_limit
 from fedsdr.evaluate.benchmarks.results import (
     FORMAT,
     RESULTS,
@@ -37,6 +34,7 @@ from fedsdr.evaluate.benchmarks.session import (
     recall,
     score,
 )
+from fedsdr.evaluate.benchmarks.tasks import Candidate
 from fedsdr.runs.files import make_private
 from fedsdr.runs.lock import run_lock
 

@@ -9,11 +9,16 @@ from dataclasses import asdict, dataclass, replace
 
 from fedsdr.distill.generate import Sampling
 from fedsdr.errors import RunError
-from fedsdr.evaluate.benchmarks.answerer import TOKENS_AT_ONCE, Answerer
-from fedsdr.evaluate.benchmarks.answers import Answer, AnswersFile
+from fedsdr.evaluate.benchmarks.answerer import TOKENS_AT_ONCE, Answer, Answerer, AnswersFile
 from fedsdr.evaluate.benchmarks.grading import program
-from fedsdr.evaluate.benchmarks.prompts import Prompt, fit, text_digest
-from fedsdr.evaluate.benchmarks.questions import Benchmark, Question, Questions
+from fedsdr.evaluate.benchmarks.questions import (
+    Benchmark,
+    Prompt,
+    Question,
+    Questions,
+    fit,
+    text_digest,
+)
 from fedsdr.evaluate.statistics import bootstrap
 from fedsdr.tensors import derive_seed
 

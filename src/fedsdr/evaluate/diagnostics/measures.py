@@ -13,17 +13,21 @@ from torch import Tensor
 
 from fedsdr.data.render import Rendered, render
 from fedsdr.distill.checks import prompt_text
-from fedsdr.evaluate.diagnostics.gradients import base_gradients
-from fedsdr.evaluate.diagnostics.matrix import (
+from fedsdr.evaluate.diagnostics.gradients import base_gradients, loss_transfer, train_apart
+from fedsdr.evaluate.diagnostics.representations import (
+    cka,
+    js_divergence,
+    maps,
+    mean_states,
+    tfidf_cosine,
+)
+from fedsdr.evaluate.diagnostics.tables import (
     as_matrix,
     cosines,
     mean,
     off_diagonal,
     rounded,
 )
-from fedsdr.evaluate.diagnostics.representations import cka, maps, mean_states
-from fedsdr.evaluate.diagnostics.texts import js_divergence, tfidf_cosine
-from fedsdr.evaluate.diagnostics.transfer import loss_transfer, train_apart
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.local import LocalSettings
 from fedsdr.tensors import generator

@@ -1,21 +1,36 @@
 """What rewriting did to a client's answers, before against after: length, repetition, filler;
 numbers, names, negations and final answers lost or invented; entailment, where a classifier is
-named. Counts and shares only, never text."""
+named. Counts and shares only, never text.
+
+Rewrites that are there already, from files: each row an id and the answer as rewritten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Protocol
 
-from fedsdr.distill.checks import leaks, lost_answer, prompt_text
-from fedsdr.distill.redundancy import Redundancy, length_ratio, redundancy, unsupported_share
-from fedsdr.evaluate.diagnostics.matrix import rounded
+from fedsdr.data.files import read_rows
+from fedsdr.data.row import Row
+from fedsdr.distill.checks import (
+    Redundancy,
+    leaks,
+    length_ratio,
+    lost_answer,
+    prompt_text,
+    redundancy,
+    unsupported_share,
+)
+from fedsdr.errors import DataError
+from fedsdr.evaluate.diagnostics.tables import rounded
 from fedsdr.tensors import rng_sample
 from fedsdr.text.checkable import call, final_answer, looks_like_code
 from fedsdr.text.facts import FactDifference, compare_facts
-from fedsdr.text.words import words
+from fedsdr.text.names import words
 from fedsdr.types import Example
 
 ENTAILED = 0.5  # the probability from which a text counts as entailed
@@ -160,3 +175,75 @@ def _has_answer(text: str) -> bool:
 def _distinct(text: str) -> float:
     tokens = words(text)
     return len(set(tokens)) / len(tokens) if tokens else 1.0
+
+
+# As the SDFT release names them, and as `fedsdr distill RECIPE` does.
+REWRITTEN = ("output_distilled", "response")
+ORIGINAL = "output_original"
+NO_PAIRS = ("audit.jsonl",)  # what `fedsdr distill` writes beside them
+
+
+def read_pairs(path: Path) -> Mapping[str, Row]:
+    """Row id -> the row, of a file or of every .jsonl file in a folder."""
+    files = [path]
+    if os.path.isdir(path):
+        files = [f for f in sorted(path.glob("*.jsonl")) if f.name not in NO_PAIRS]
+        if not files:
+            raise DataError(f"{path}: there is no .jsonl file in this folder")
+    rows = dict[str, Row]()
+    for row in (row for file in files for row in read_rows(file)):
+        name = row.label("id")
+        if not name:
+            raise row.error("is missing; a pair is found by the id of its row", "id")
+        if name in rows:
+            raise row.error(
+                f"has the same id as {rows[name].path}, {rows[name].unit} {rows[name].number}",
+                "id",
+            )
+        _column(row)
+        rows[name] = row
+    return rows
+
+
+def paired(
+    clients: Mapping[str, Sequence[Example]], pairs: Mapping[str, Row]
+) -> dict[str, list[Rewrite]]:
+    """Each client's rows that have a pair."""
+    owners = dict[str, str]()
+    for client, example in (
+        (c, e) for c, examples in clients.items() for e in examples if e.id in pairs
+    ):
+        if owners.setdefault(example.id, client) != client:
+            raise pairs[example.id].error(
+                f"is the id of a row of client {owners[example.id]!r} and of one of {client!r}; "
+                "give the data ids that tell them apart",
+                "id",
+            )
+    rewrites = {
+        client: [
+            _rewrite(example, pairs[example.id]) for example in examples if example.id in pairs
+        ]
+        for client, examples in clients.items()
+    }
+    if not any(rewrites.values()):
+        (row, *_) = pairs.values()
+        raise DataError(
+            f"{row.path}: none of the {len(pairs)} rows has the id of a training row of these "
+            "clients, such as "
+            f"{next(e.id for examples in clients.values() for e in examples)!r}; "
+            "give the data their ids"
+        )
+    return rewrites
+
+
+def _rewrite(example: Example, row: Row) -> Rewrite:
+    if ORIGINAL in row.values and row.text(ORIGINAL) != example.response:
+        raise row.error("is not the answer of the row with this id", ORIGINAL)
+    return Rewrite(example, row.text(_column(row)))
+
+
+def _column(row: Row) -> str:
+    for column in REWRITTEN:
+        if column in row.values:
+            return column
+    raise row.error(f"has neither {' nor '.join(map(repr, REWRITTEN))}, so no rewritten answer")

@@ -11,8 +11,8 @@ from typing import Any
 from fedsdr.algorithms.registry import Factory, factories, make_algorithm, options
 from fedsdr.coordinator.loop import LoopSettings, sample_clients
 from fedsdr.jobs.assembly import client_ranks, open_base
-from fedsdr.jobs.plan.wire import Wire, numbers
-from fedsdr.jobs.plan.words import describe_algorithm
+from fedsdr.jobs.plan.shape import describe_algorithm
+from fedsdr.jobs.plan.traffic import Wire, numbers
 from fedsdr.jobs.sources import hold_back, load_federation
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Algorithm, split_mix

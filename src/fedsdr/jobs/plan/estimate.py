@@ -21,7 +21,7 @@ from fedsdr.model.base import BaseModel, held_bytes, in_out, linear_layers
 from fedsdr.model.head import PIECE
 from fedsdr.parts.algorithm import Stage
 from fedsdr.parts.local import LocalSettings
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.views import parse_selection
 from fedsdr.tensors import derive_seed
 from fedsdr.training.stage import StageJob, train_stage
 

@@ -9,13 +9,12 @@ from fedsdr.algorithms.registry import make_algorithm
 from fedsdr.coordinator.loop import LoopSettings, sample_clients
 from fedsdr.errors import RecipeError
 from fedsdr.jobs.assembly import Experiment
+from fedsdr.jobs.plan.shape import rounds_words
 from fedsdr.jobs.plan.traffic import shared_shapes
-from fedsdr.jobs.plan.words import rounds_words
 from fedsdr.parts.algorithm import Algorithm, PerInput, Stage, shared_branches, split_mix
-from fedsdr.parts.filters import Krum
 from fedsdr.parts.moves import Copy
-from fedsdr.parts.robust import TrimmedMean
-from fedsdr.parts.selection import parse_selection
+from fedsdr.parts.robust import Krum, TrimmedMean
+from fedsdr.parts.views import parse_selection
 from fedsdr.recipe.settings import Recipe
 from fedsdr.types import FOLD
 

@@ -15,8 +15,7 @@ from pydantic import Field, ValidationError
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.evaluate.verdicts import Contrast
 from fedsdr.jobs.sweep.cells import Changes, Sweep, Tune, check_cells
-from fedsdr.recipe.limits import Free, Seed, Text, Words
-from fedsdr.recipe.mistakes import told
+from fedsdr.recipe.limits import Free, Seed, Text, Words, told
 from fedsdr.recipe.settings import Section
 from fedsdr.recipe.yaml import apply_change, read_yaml
 

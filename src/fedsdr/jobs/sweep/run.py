@@ -18,8 +18,14 @@ from typing import TypeVar
 
 from fedsdr.errors import RecipeError, nearest
 from fedsdr.jobs.sweep.cells import Cell, Changes, Sweep, main_cell, tuning_cells
-from fedsdr.jobs.sweep.records import Record, read_record, record_path
-from fedsdr.jobs.sweep.tuning import Tuned, tune_all, write_tuning
+from fedsdr.jobs.sweep.records import (
+    Record,
+    Tuned,
+    read_record,
+    record_path,
+    tune_all,
+    write_tuning,
+)
 from fedsdr.jobs.sweep.work import Observer, Worker, Worlds
 from fedsdr.runs.identity import holds_run
 from fedsdr.runs.places import sweep_folder

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.errors import CorruptArtifact, FedsdrError, RecipeError, RunError, RunLocked
 from fedsdr.jobs.assembly import open_base
 from fedsdr.jobs.sources import load_federation

@@ -11,9 +11,8 @@ from markupsafe import Markup
 from fedsdr.report.figures import axis
 from fedsdr.report.figures.legend import Swatch, legend
 from fedsdr.report.figures.measure import fitted, measured
-from fedsdr.report.figures.palette import series
-from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, text
-from fedsdr.report.numbers import plain
+from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, series, text
+from fedsdr.text.numbers import plain
 
 RIGHT, PLOT = WIDTH - 12.0, 170.0
 TABLE_ROWS = 400

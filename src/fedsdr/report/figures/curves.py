@@ -10,10 +10,19 @@ from markupsafe import Markup
 
 from fedsdr.report.figures import axis
 from fedsdr.report.figures.legend import Swatch, legend
-from fedsdr.report.figures.palette import SERIES, series
-from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, group, text
-from fedsdr.report.numbers import plain
+from fedsdr.report.figures.svg import (
+    SERIES,
+    WIDTH,
+    Figure,
+    Table,
+    element,
+    frame,
+    group,
+    series,
+    text,
+)
 from fedsdr.report.record import natural
+from fedsdr.text.numbers import plain
 
 RIGHT, PLOT = WIDTH - 12.0, 186.0
 MARKS = 1200  # points with a tooltip of their own; with more, lines have one

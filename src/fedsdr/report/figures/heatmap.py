@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fedsdr.report.figures.measure import fitted, measured
-from fedsdr.report.figures.palette import BINS, diverging, sequential
 from fedsdr.report.figures.svg import (
+    BINS,
     WIDTH,
     Figure,
     Table,
+    diverging,
     element,
     frame,
     group,
+    sequential,
     text,
 )
-from fedsdr.report.numbers import fixed, plain
+from fedsdr.text.numbers import fixed, plain
 
 Matrix = Sequence[Sequence[float | None]]
 LABELLED = 40  # rows; of more only every n-th is named

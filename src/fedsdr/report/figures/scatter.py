@@ -9,9 +9,8 @@ from markupsafe import Markup
 
 from fedsdr.report.figures import axis
 from fedsdr.report.figures.legend import Swatch, legend
-from fedsdr.report.figures.palette import series
-from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, text
-from fedsdr.report.numbers import plain
+from fedsdr.report.figures.svg import WIDTH, Figure, Table, element, frame, series, text
+from fedsdr.text.numbers import plain
 
 RIGHT, PLOT = WIDTH - 12.0, 240.0
 MOST = 2000  # points drawn; of more, every n-th

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsdr.report.section import Absent, Section
-from fedsdr.report.sections.absences import absences
+from fedsdr.report.sections.absences import absences, answers, rewrites
 from fedsdr.report.sections.again import again, differences, notes
 from fedsdr.report.sections.agreement import agreement, drift
 from fedsdr.report.sections.cost import cost
 from fedsdr.report.sections.courses import courses
 from fedsdr.report.sections.federation import federation
 from fedsdr.report.sections.heterogeneity import heterogeneity
-from fedsdr.report.sections.material import Material
-from fedsdr.report.sections.personal import personal
+from fedsdr.report.sections.personal import Material, personal
 from fedsdr.report.sections.scores import scores
-from fedsdr.report.sections.viewer import answers, rewrites
 
 Build = Callable[[Material], Section | Absent]
 SECTIONS: tuple[tuple[str, str, Build], ...] = (

@@ -1,17 +1,22 @@
-"""Who was asked and did not count in a round, and why."""
+"""Who was asked and did not count in a round, and why.
+
+The rewrites and the answers of the one run that has most to show.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from fedsdr.report.answers import IncludeTexts, answers_section
 from fedsdr.report.figures.heatmap import Colours, heatmap
 from fedsdr.report.figures.svg import Figure, Table
-from fedsdr.report.glance import number
-from fedsdr.report.numbers import counted
-from fedsdr.report.record import RunRecord, natural
+from fedsdr.report.record import RunRecord, natural, number
+from fedsdr.report.rewrites import rewrites_section
 from fedsdr.report.section import Absent, Panel, Section, paneled
-from fedsdr.report.sections.material import Material
+from fedsdr.report.sections.personal import Material
+from fedsdr.text.numbers import counted
 
 TITLE = "Dropouts and refused updates"
 REFUSED = re.compile(
@@ -117,3 +122,28 @@ def _rounds(numbers: Sequence[int]) -> str:
             last = ordered.pop(0)
         parts.append(str(first) if first == last else f"{first}–{last}")
     return ", ".join(parts)
+
+
+Build = Callable[[RunRecord, IncludeTexts], Section | Absent]
+
+
+def rewrites(material: Material) -> Section | Absent:
+    return _of_last(material, rewrites_section, "rewrites", "What rewriting did to the answers")
+
+
+def answers(material: Material) -> Section | Absent:
+    return _of_last(material, answers_section, "answers", "Answers side by side")
+
+
+def _of_last(material: Material, build: Build, id: str, title: str) -> Section | Absent:
+    """Of several runs, the last that has something: methods come from plain to boosted."""
+    why = Absent(id, title, material.summarised)
+    for label, record in reversed(material.detailed):
+        if not record.path.is_dir():
+            continue
+        section = build(record, material.include_texts)
+        if isinstance(section, Section):
+            run = "" if material.single is not None else label
+            return replace(section, data={**section.data, "run": run})
+        why = section
+    return why

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from fedsdr import __version__
 from fedsdr.report.compared import differing, flat
 from fedsdr.report.figures.svg import Table
-from fedsdr.report.glance import glance
-from fedsdr.report.numbers import NONE, fixed, listed, plain, size
-from fedsdr.report.record import STATES, RunRecord
+from fedsdr.report.record import STATES, RunRecord, glance
 from fedsdr.report.safe_text import LONGEST_SENTENCE, short
 from fedsdr.report.section import Absent, Panel, Section, paneled
-from fedsdr.report.sections.material import Material
+from fedsdr.report.sections.personal import Material
+from fedsdr.text.numbers import NONE, fixed, listed, plain, size
 
 AGAIN, DIFFERENCES, NOTES = (
     "Recipe, environment, and how to run it again",

@@ -9,11 +9,10 @@ from typing import Any
 from fedsdr.report.figures.curves import Line, curves, told_apart
 from fedsdr.report.figures.heatmap import Colours, heatmap, in_cells
 from fedsdr.report.figures.svg import Figure
-from fedsdr.report.glance import number
-from fedsdr.report.numbers import fixed, share
-from fedsdr.report.record import RunRecord, natural
+from fedsdr.report.record import RunRecord, natural, number
 from fedsdr.report.section import Absent, Panel, Section, paneled
-from fedsdr.report.sections.material import Material, missing_file
+from fedsdr.report.sections.personal import Material, missing_file
+from fedsdr.text.numbers import fixed, share
 
 AGREEMENT, DRIFT = "Do the updates agree?", "Drift and conflict"
 CELLS = 60_000  # of all rounds together; of more, rounds are left out

@@ -9,12 +9,11 @@ from statistics import fmean
 from fedsdr.report.figures.bars import Series, columns, lying
 from fedsdr.report.figures.curves import Line, curves
 from fedsdr.report.figures.svg import Figure, Table
-from fedsdr.report.glance import number, scores_of, total
 from fedsdr.report.measures import axis_label, in_words, measures_of
-from fedsdr.report.numbers import duration, plain, share, size
-from fedsdr.report.record import RunRecord
+from fedsdr.report.record import RunRecord, number, scores_of, total
 from fedsdr.report.section import Absent, Panel, Section, paneled
-from fedsdr.report.sections.material import Material
+from fedsdr.report.sections.personal import Material
+from fedsdr.text.numbers import duration, plain, share, size
 
 TITLE = "Traffic and time"
 

@@ -9,11 +9,10 @@ from fedsdr.report.figures.bars import Series, columns
 from fedsdr.report.figures.heatmap import Colours, heatmap
 from fedsdr.report.figures.intervals import Dot, Entry, intervals
 from fedsdr.report.figures.svg import Figure, Table
-from fedsdr.report.glance import number
-from fedsdr.report.numbers import counted, plain
-from fedsdr.report.record import RunRecord, natural
+from fedsdr.report.record import RunRecord, natural, number
 from fedsdr.report.section import Absent, Panel, Section, paneled
-from fedsdr.report.sections.material import Material, missing_file
+from fedsdr.report.sections.personal import Material, missing_file
+from fedsdr.text.numbers import counted, plain
 
 TITLE = "Who has what data"
 LEAD = "What each client trains and is tested on: how much, of which kind, and how long."

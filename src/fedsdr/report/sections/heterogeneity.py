@@ -8,11 +8,10 @@ from typing import Any
 from fedsdr.report.figures.heatmap import Colours, heatmap, in_cells
 from fedsdr.report.figures.scatter import Point, scatter
 from fedsdr.report.figures.svg import Figure, Table
-from fedsdr.report.glance import number
-from fedsdr.report.numbers import NONE, fixed, plain, share
-from fedsdr.report.record import RunRecord, natural
+from fedsdr.report.record import RunRecord, natural, number
 from fedsdr.report.section import Absent, Panel, Section, paneled
-from fedsdr.report.sections.material import Material
+from fedsdr.report.sections.personal import Material
+from fedsdr.text.numbers import NONE, fixed, plain, share
 
 TITLE = "How different the clients are"
 LEAD = (

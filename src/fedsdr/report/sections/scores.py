@@ -21,11 +21,10 @@ from fedsdr.report.measures import (
     in_words,
     model_in_words,
 )
-from fedsdr.report.numbers import NONE, column_decimals, decimals, fixed
 from fedsdr.report.section import Absent, Section
-from fedsdr.report.sections.material import Material
-from fedsdr.report.sections.score_table import Block, Cell, ScoreTable
-from fedsdr.report.sections.scores_of_one import TITLE, scores_of_run
+from fedsdr.report.sections.personal import Material
+from fedsdr.report.sections.scores_of_one import TITLE, Block, Cell, ScoreTable, scores_of_run
+from fedsdr.text.numbers import NONE, column_decimals, decimals, fixed
 
 FIGURES, MOST_ROWS, SENTENCES = 4, 40, 6
 

@@ -1,13 +1,16 @@
-"""The scores of one run: means over clients, and how far the clients are apart."""
+"""The scores of one run: means over clients, and how far the clients are apart.
+
+A table of scores: cells with a number to sort by and a remark below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fedsdr.report.compared import all_scores
 from fedsdr.report.figures.intervals import Dot, Entry, intervals
 from fedsdr.report.figures.svg import Figure
-from fedsdr.report.glance import number
 from fedsdr.report.measures import (
     WORST,
     axis_label,
@@ -16,11 +19,44 @@ from fedsdr.report.measures import (
     measures_of,
     model_in_words,
 )
-from fedsdr.report.numbers import NONE, score
-from fedsdr.report.record import RunRecord
+from fedsdr.report.record import RunRecord, number
 from fedsdr.report.section import Absent, Section
 from fedsdr.report.sections.personal import gains
-from fedsdr.report.sections.score_table import Block, Cell, ScoreTable
+from fedsdr.text.numbers import NONE, score
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    main: str
+    sub: str = ""
+    value: float | None = None  # to sort by
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    caption: str
+    header: tuple[str, ...]
+    hints: tuple[str, ...]  # under each head
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def wordy(self) -> list[bool]:
+        columns = zip(*self.rows, strict=True)
+        return [all(cell.value is None and cell.main != NONE for cell in of) for of in columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One group of runs: its table, what its figures show, and what came out of each contrast."""
+
+    setting: str
+    table: ScoreTable
+    figures: tuple[Figure, ...]
+    sentences: tuple[str, ...]
+    contrasts: ScoreTable | None
+    notes: tuple[str, ...]
+
 
 TITLE = "Scores"
 FIGURES, CLIENTS = 4, 40

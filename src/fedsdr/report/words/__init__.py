@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fedsdr.report.sections.material import Material
-from fedsdr.report.words.one import of_run
+from fedsdr.report.sections.personal import Material
+from fedsdr.report.words.one import Verdict, of_run
 from fedsdr.report.words.several import of_several
-from fedsdr.report.words.verdict import Verdict
 
 __all__ = ["Verdict", "verdict"]
 

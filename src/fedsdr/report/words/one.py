@@ -1,27 +1,35 @@
-"""What came out of one run, for whom, and what it cost."""
+"""What came out of one run, for whom, and what it cost.
+
+The head of a page, and how methods and states are spelt in it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import fmean
 
+from fedsdr.evaluate.verdicts import SPELT
 from fedsdr.report.compared import all_scores
-from fedsdr.report.glance import glance, number, scores_of
 from fedsdr.report.measures import UNSEEN, higher_is_better, in_words, measures_of
-from fedsdr.report.numbers import (
-    counted,
-    decimals,
-    duration,
-    fixed,
-    listed,
-    score,
-    share,
-    size,
-)
-from fedsdr.report.record import STATES, RunRecord
+from fedsdr.report.record import STATES, RunRecord, State, glance, number, scores_of
 from fedsdr.report.sections.cost import phases, planned_bytes, traffic_in_words
 from fedsdr.report.sections.personal import gains
-from fedsdr.report.words.verdict import Verdict, spelt
+from fedsdr.text.numbers import counted, decimals, duration, fixed, listed, score, share, size
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    title: str
+    state: State
+    tags: tuple[str, ...]
+    sentences: tuple[str, ...]
+    facts: tuple[tuple[str, str, str], ...]  # (name, value, hint)
+
+
+def spelt(method: str) -> str:
+    """`fedsd+fedavg` -> `FedSD+FedAvg`."""
+    return "+".join(SPELT.get(part, part) for part in method.split("+"))
 
 
 def of_run(record: RunRecord) -> Verdict:

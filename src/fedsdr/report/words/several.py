@@ -5,9 +5,12 @@ from __future__ import annotations
 from fedsdr.evaluate.comparison import Row
 from fedsdr.evaluate.verdicts import Finding
 from fedsdr.report.compared import Group, all_scores, safe
-from fedsdr.report.glance import glance
 from fedsdr.report.measures import UNSEEN, WORST, higher_is_better, in_words
-from fedsdr.report.numbers import (
+from fedsdr.report.record import RunRecord, State, glance
+from fedsdr.report.sections.cost import phases
+from fedsdr.report.sections.personal import Material
+from fedsdr.report.words.one import Verdict, spelt
+from fedsdr.text.numbers import (
     column_decimals,
     counted,
     decimals,
@@ -17,10 +20,6 @@ from fedsdr.report.numbers import (
     score,
     size,
 )
-from fedsdr.report.record import RunRecord, State
-from fedsdr.report.sections.cost import phases
-from fedsdr.report.sections.material import Material
-from fedsdr.report.words.verdict import Verdict, spelt
 
 NAMED = 4  # methods in a title
 # Of the states of several runs, the first in this order is the page's.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.coordinator.observer import Watch
+from fedsdr.coordinator.job import Watch
 from fedsdr.errors import CorruptArtifact, RecipeError, RoundFailed, RunError
 from fedsdr.jobs.sweep import Observer, Sweep, run_sweep, survey, work
 from fedsdr.jobs.sweep.recipe import parse_sweep

@@ -11,11 +11,9 @@ import pytest
 from fedsdr.errors import RoundFailed
 from fedsdr.jobs.sweep import Cell, Sweep, run_sweep, sweep_table
 from fedsdr.jobs.sweep.cells import main_cell, tuning_cells
-from fedsdr.jobs.sweep.markdown import render_markdown
 from fedsdr.jobs.sweep.recipe import parse_sweep
-from fedsdr.jobs.sweep.records import failure, write_record
-from fedsdr.jobs.sweep.table import cost_cells, score_cells
-from fedsdr.jobs.sweep.tuning import tune
+from fedsdr.jobs.sweep.records import failure, tune, write_record
+from fedsdr.jobs.sweep.table import cost_cells, render_markdown, score_cells
 from fedsdr.jobs.sweep.work import in_words
 
 GRID = [0.1, 0.2, 0.3]

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsdr.data.batches import Block, make_block
-from fedsdr.data.render import render, render_prompt
+from fedsdr.data.render import Block, make_block, render, render_prompt
 from fedsdr.evaluate.scoring import Worn
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.algorithm import Algorithm, PerInput, mix_weights
