@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedsdr.cli.printing import figure, plain, say
-from fedsdr.report.measures import loss_names, losses_of
+from fedsdr.report.losses import loss_names, losses_of
 from fedsdr.report.record import main_measure
 from fedsdr.text.numbers import size
 

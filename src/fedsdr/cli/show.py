@@ -113,7 +113,7 @@ def _show_run(record: RunRecord, run: Glance, as_json: bool) -> None:
 
 def _losses(record: RunRecord, main: float) -> str:
     """`1.2`; `1.2 of R on raw, 0.5 of S on rewritten,` where more than one thing was trained."""
-    from fedsdr.report.measures import losses_of
+    from fedsdr.report.losses import losses_of
 
     losses = losses_of(record.rounds[-1]) if record.rounds else {}
     if len(losses) < 2:

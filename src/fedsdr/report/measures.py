@@ -1,17 +1,11 @@
-"""Measures: what each is called, which way is better, and which come first.
-
-The training losses of a round, by what was trained on what: FedSDR's of S and of R, say.
-"""
+"""Measures: what each is called, which way is better, and which come first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
 
 from fedsdr.evaluate.comparison import DEFAULT_MEASURES
 from fedsdr.evaluate.verdicts import BETTER
-from fedsdr.report.record import number
 
 IN_NATS = ("loss", "training loss")
 LOWER = (*IN_NATS, "perplexity")
@@ -57,33 +51,3 @@ def axis_label(measure: str) -> str:
 
 def model_in_words(mix: str) -> str:
     return f"{mix.removesuffix(UNSEEN)}, unseen clients" if mix.endswith(UNSEEN) else mix
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    mean: float | None
-    clients: Mapping[str, float]
-
-
-def losses_of(row: Mapping[str, Any]) -> dict[str, Loss]:
-    """The round's main loss first. Runs of older versions name none: theirs is ""."""
-    losses = {str(row.get("loss_of") or ""): _loss(row.get("loss"), row.get("losses"))}
-    for name, other in _mapping(row.get("other_losses")).items():
-        losses[str(name)] = _loss(_mapping(other).get("mean"), _mapping(other).get("clients"))
-    return losses
-
-
-def loss_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """All there are, the main one of the last round first."""
-    every = list(rows)
-    last = list(losses_of(every[-1])) if every else []
-    return list(dict.fromkeys([*last, *(name for row in every for name in losses_of(row))]))
-
-
-def _loss(mean: object, clients: object) -> Loss:
-    values = {str(c): v for c, x in _mapping(clients).items() if (v := number(x)) is not None}
-    return Loss(number(mean), values)
-
-
-def _mapping(value: object) -> Mapping[Any, Any]:
-    return cast("Mapping[Any, Any]", value) if isinstance(value, Mapping) else {}

@@ -3,7 +3,7 @@ the other functions here yield; over a network it has one client, in process all
 
     site.py      what stands there: base, records, private folder
     prepare.py   rewrites and token rows          train.py    an update
-    score.py     scores of deployed mixes         answers.py  answers that stay
+    score.py     scores of mixes, adapters        answers.py  answers that stay
     profile.py   how many rows, of what kind      rewrites.py what rewriting did
-    save.py      adapters of its own              branches.py names and stacks
+    branches.py  names and stacks
 """

@@ -36,7 +36,7 @@ from fedsdr.model.base import BaseModel
 from fedsdr.model.lora import StackedLora
 from fedsdr.parts.views import parse_selection
 from fedsdr.recipe.limits import refusal
-from fedsdr.recipe.settings import Endpoint
+from fedsdr.recipe.settings import Endpoint, build_recipe
 from fedsdr.types import Example, Message
 from rewriting_server import Reply, Script, Server, prompt_of, reference_of, serving
 from toy import SPECS, clients, recipe
@@ -572,7 +572,7 @@ def test_records_stay_here_unless_a_host_is_allowed(
     assert (found is None) if word is None else (found is not None and word in found)
     if word is not None:
         with pytest.raises(RecipeError) as told:
-            Endpoint(url=url, model="m", allow=allow)
+            build_recipe({"rewriting": {"engine": {"url": url, "model": "m", "allow": [*allow]}}})
         assert "secret" not in str(told.value)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.report.measures import Loss, loss_names, losses_of
+from fedsdr.report.losses import Loss, loss_names, losses_of
 from fedsdr.report.page import render_report
 from fedsdr.report.read import read_records
 from made_runs import rows, write_run

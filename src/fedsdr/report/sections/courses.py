@@ -10,14 +10,8 @@ from fedsdr.evaluate.statistics import mean_sd
 from fedsdr.report.compared import Group
 from fedsdr.report.figures.curves import Line, curves
 from fedsdr.report.figures.svg import Figure
-from fedsdr.report.measures import (
-    axis_label,
-    higher_is_better,
-    in_words,
-    loss_names,
-    losses_of,
-    measures_of,
-)
+from fedsdr.report.losses import loss_names, losses_of
+from fedsdr.report.measures import axis_label, higher_is_better, in_words, measures_of
 from fedsdr.report.record import RunRecord, natural, number, scores_of
 from fedsdr.report.section import Absent, Panel, Section, paneled
 from fedsdr.report.sections.personal import Material
