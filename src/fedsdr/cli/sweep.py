@@ -79,7 +79,15 @@ def sweep(
     page = None if markdown is None else page_at(markdown, ".md")
     observer = Observer(lambda text: say(console, text), watching)
     with _resumable(out):
-        result = run_sweep(chosen, out, observer, labels, part, tune_only, retry_failed)
+        result = run_sweep(
+            chosen,
+            out,
+            observer,
+            only=labels,
+            shard=part,
+            tune_only=tune_only,
+            retry_failed=retry_failed,
+        )
     tables = sweep_table(chosen, result.records, out)
     if page is not None:
         command = ["fedsdr", "sweep", str(recipe), "--out", str(out)]

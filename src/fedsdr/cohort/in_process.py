@@ -32,7 +32,9 @@ WORDS: Mapping[Task, str] = {"rewrite": "rewriting clients", "train": "clients"}
 
 @dataclass(slots=True)
 class InProcessCohort:
-    """`recorded`: whether the run keeps what it came down to where memory ran out."""
+    """The `Cohort` (coordinator/gather.py) of one process; a network would be another.
+
+    `recorded`: whether the run keeps what it came down to where memory ran out."""
 
     site: Site
     recorded: bool = True

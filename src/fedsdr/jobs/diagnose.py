@@ -16,6 +16,7 @@ from typing import Any
 from fedsdr.coordinator.job import Watch
 from fedsdr.data.render import Rendered
 from fedsdr.errors import DataError, RecipeError, RunError, nearest
+from fedsdr.evaluate.diagnostics.faithfulness import audit, paired, read_pairs
 from fedsdr.evaluate.diagnostics.measures import (
     OF_MODEL,
     OF_TEXTS,
@@ -26,7 +27,6 @@ from fedsdr.evaluate.diagnostics.measures import (
     measure_texts,
 )
 from fedsdr.evaluate.diagnostics.representations import TERMS
-from fedsdr.evaluate.diagnostics.rewrites import audit, paired, read_pairs
 from fedsdr.evaluate.diagnostics.tables import write_tables
 from fedsdr.jobs.assembly import Experiment, chosen_algorithm, given
 from fedsdr.jobs.distill import private_folder

@@ -12,7 +12,7 @@ from fedsdr.distill.engine import Asked, BuiltIn, Engine, Teacher
 from fedsdr.distill.generate import Progress
 from fedsdr.distill.rewrite import Tell, once, remote_engine, rewrite_by, tell_nobody
 from fedsdr.errors import RunError
-from fedsdr.evaluate.diagnostics.rewrites import Rewrite
+from fedsdr.evaluate.diagnostics.faithfulness import Rewrite
 from fedsdr.jobs.assembly import Experiment, rewriting_settings
 from fedsdr.jobs.distill import tally
 from fedsdr.parts.views import Selection, parse_selection

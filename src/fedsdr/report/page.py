@@ -19,7 +19,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from fedsdr.evaluate.verdicts import Contrast
-from fedsdr.report.answers import IncludeTexts
+from fedsdr.report.answer_view import IncludeTexts
 from fedsdr.report.figures.svg import Figure, anchor
 from fedsdr.report.record import RunRecord
 from fedsdr.report.safe_text import visible

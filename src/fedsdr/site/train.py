@@ -1,5 +1,5 @@
-"""One round of local training, of clients that stand side by side. What goes out is built at the
-end of `train`, and nowhere else."""
+"""One round of local training, of clients that stand side by side. What goes out is the `Update`
+at the end of `_trained`, and nothing else."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from fedsdr.data.formats import Table, read_table
 from fedsdr.data.manifest import read_manifest, source_of
 from fedsdr.errors import DataError
 from fedsdr.evaluate.benchmarks.results import read_results_file
-from fedsdr.evaluate.diagnostics.rewrites import paired, read_pairs
+from fedsdr.evaluate.diagnostics.faithfulness import paired, read_pairs
 from fedsdr.jobs.sources import load_federation
 from fedsdr.recipe.settings import build_recipe
 from fedsdr.types import Example

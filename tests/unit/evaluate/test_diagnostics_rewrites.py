@@ -11,7 +11,7 @@ import pytest
 
 from fedsdr.data.formats import read_table
 from fedsdr.errors import DataError
-from fedsdr.evaluate.diagnostics.rewrites import Rewrite, audit, paired, read_pairs
+from fedsdr.evaluate.diagnostics.faithfulness import Rewrite, audit, paired, read_pairs
 from fedsdr.types import Example
 
 REAL = Path(__file__).parents[4] / "shared" / "data"

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from fedsdr.report.answers import answers_section
+from fedsdr.report.answer_view import answers_section
 from fedsdr.report.damage import ClientDamage, in_words, kinds_of
 from fedsdr.report.page import PageOptions, render_report
 from fedsdr.report.record import RunRecord
-from fedsdr.report.rewrite_rows import read_rewrites
-from fedsdr.report.rewrites import MOST_CHARACTERS, pack, rewrites_section, stratified
 from fedsdr.report.section import Absent, Section
+from fedsdr.report.viewer import MOST_CHARACTERS, pack, rewrites_section, stratified
+from fedsdr.report.viewer_rows import read_rewrites
 from rewritten import answer_row, rewrite_row, write_rows
 
 
@@ -201,7 +201,7 @@ def test_the_page_stays_small_and_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert Counter(rows["client"])[1] == 3  # the small client is there in full
     assert sum(kinds > 0 for kinds in rows["kinds"]) == 30  # and the rare damage
     assert len(pack(entries, most_unpacked=50_000).payload["json"]["rows"]["id"]) < 400
-    monkeypatch.setattr("fedsdr.report.rewrites.pack", partial(pack, most_packed=20_000))
+    monkeypatch.setattr("fedsdr.report.viewer.pack", partial(pack, most_packed=20_000))
     data = shown(rewrites_section(record, True)).data
     assert data["total"].rewrites == 3003  # the counts are over all
     assert data["total"].written["name-lost"] == 30

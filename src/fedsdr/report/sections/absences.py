@@ -9,13 +9,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fedsdr.report.answers import IncludeTexts, answers_section
+from fedsdr.report.answer_view import IncludeTexts, answers_section
 from fedsdr.report.figures.heatmap import Colours, heatmap
 from fedsdr.report.figures.svg import Figure, Table
 from fedsdr.report.record import RunRecord, natural, number
-from fedsdr.report.rewrites import rewrites_section
 from fedsdr.report.section import Absent, Panel, Section, paneled
 from fedsdr.report.sections.personal import Material
+from fedsdr.report.viewer import rewrites_section
 from fedsdr.text.numbers import counted
 
 TITLE = "Dropouts and refused updates"

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from fedsdr.evaluate.verdicts import Contrast
-from fedsdr.report.answers import IncludeTexts
+from fedsdr.report.answer_view import IncludeTexts
 from fedsdr.report.compared import Group, grouped
 from fedsdr.report.figures.curves import curves, told_apart
 from fedsdr.report.figures.intervals import Dot, Entry, intervals

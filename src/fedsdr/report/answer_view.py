@@ -13,9 +13,9 @@ from typing import Any
 
 from fedsdr.report.damage import Piece, same_words, shared_words
 from fedsdr.report.record import RunRecord, natural
-from fedsdr.report.rewrite_rows import rows_of
 from fedsdr.report.safe_text import short, visible
 from fedsdr.report.section import Absent, Section
+from fedsdr.report.viewer_rows import rows_of
 
 # All clients' or none, or those of these clients.
 IncludeTexts = bool | Collection[str]

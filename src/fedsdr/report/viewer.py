@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from fedsdr.report.answers import IncludeTexts, how_to_show, readable
+from fedsdr.report.answer_view import IncludeTexts, how_to_show, readable
 from fedsdr.report.damage import (
     KINDS,
     TOLD_BY_CHECKS,
@@ -27,9 +27,9 @@ from fedsdr.report.damage import (
     totals,
 )
 from fedsdr.report.record import RunRecord
-from fedsdr.report.rewrite_rows import Entry, Rewrites, clients_with_rewrites, fetch, read_rewrites
 from fedsdr.report.safe_text import short, visible
 from fedsdr.report.section import Absent, Section
+from fedsdr.report.viewer_rows import Entry, Rewrites, clients_with_rewrites, fetch, read_rewrites
 from fedsdr.text.numbers import counted, share
 
 SEED = 0
