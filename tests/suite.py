@@ -16,7 +16,7 @@ from fedsdr.jobs.machine import cores
 
 TESTS = Path(__file__).parent
 UNIT = str(TESTS / "unit")
-ROOMS = ("parts", "training", "coordinator", "cohort", "site", "recipe", "runs", "text", "data")
+ROOMS = ("parts", "training", "coordinator", "cohort", "site", "recipe", "runs", "text")
 CORE = [f"{UNIT}/test_architecture.py", *(f"{UNIT}/{room}" for room in ROOMS)]
 OTHERS = [str(f) for f in sorted(TESTS.iterdir()) if f.is_dir() and list(f.rglob("test_*.py"))]
 OTHERS.remove(UNIT)
