@@ -329,11 +329,14 @@ def command_line(rng: random.Random, verbs: Mapping[str, click.Command]) -> list
     return words
 
 
+NOWHERE = "model: {path: nowhere}\nlora: {init: nowhere}\n"
+
+
 def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here can work: the recipe's model is nowhere, and there is no run."""
     monkeypatch.chdir(tmp_path)
     list(strange_files(tmp_path))
-    Path("recipe.yaml").write_text("model: {path: nowhere}\nlora: {init: nowhere}\n")
+    Path("recipe.yaml").write_text(NOWHERE)
     for verb in (
         "jobs.train",
         "jobs.diagnose",
@@ -352,6 +355,14 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         outcome = attempt(lambda words=words: invoke(words))
         for made in set(tmp_path.iterdir()) - there:  # `init nowhere` writes a good recipe
             shutil.rmtree(made) if made.is_dir() else made.unlink()
+        if "init" in words:  # with --force, over what was there
+            Path("recipe.yaml").write_text(NOWHERE)
+            for name in ("big", "folder"):
+                there_now = tmp_path / name
+                shutil.rmtree(there_now) if there_now.is_dir() else there_now.unlink()
+            (tmp_path / "folder").mkdir()
+            (tmp_path / "big").touch()
+            os.truncate(tmp_path / "big", 10**12)
         can = bool({"init", "algorithms", "--help=", "-h", "--help", "--version"} & set(words))
         tally.add(f"line {number}: {[w[:60] for w in words]}", outcome, can)
     end(tally)
