@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fedsdr.coordinator import run as results
+from fedsdr.coordinator import run as coordinator
 from fedsdr.distill.drafts import Drafts
 from fedsdr.errors import RunError
 from fedsdr.evaluate.finished import read_result
@@ -90,7 +90,7 @@ POINTS = {
     "after the last round": Kill(RunDirectory, "drop_spool", 4, after=True),
     "in the final scoring": Kill(HeldOutLoss, "score", 11),
     "between adapters": Kill(adapters, "write_tensors", 3),
-    "before the results": Kill(results, "write_json_atomic", 1),
+    "before the results": Kill(coordinator, "write_json_atomic", 2),
     "results there, run.json not told": Kill(RunDirectory, "amend", 1),
     "results there, answers of one client kept": Kill(RunDirectory, "save_private_rows", 6),
 }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from fedsdr.coordinator.admit import Expected, admit
 from fedsdr.errors import CorruptArtifact, OutOfMemory, UpdateRefused
 from fedsdr.runs.digests import read_spooled, spool
 from fedsdr.runs.directory import RunDirectory
-from fedsdr.types import Lost, Order, Report, Update
+from fedsdr.types import Lost, Note, Order, Report, Update
+
+T = TypeVar("T")
 
 
 class Cohort(Protocol):
@@ -43,18 +45,25 @@ def _admitted(
     cohort: Cohort, orders: Sequence[Order], expected: Expected, run: RunDirectory, seen: set[str]
 ) -> list[str]:
     refused, fresh = list[str](), set[str]()
-    for answer in cohort.ask(orders, seen):
-        if isinstance(answer, Lost):
-            refused.append(f"client {answer.client_id!r} lost: {answer.reason}")
-            continue
-        try:
-            update = admit(answer, expected, fresh)
-        except UpdateRefused as error:
-            refused.append(str(error))
-            continue
+    answers = cohort.ask(orders, seen)
+    for update in passed(answers, lambda answer: admit(answer, expected, fresh), refused.append):
         fresh.add(update.client_id)
         spool(run, update)
     return refused
+
+
+def passed(answers: Iterable[object], gate: Callable[[object], T], refuse: Note) -> Iterator[T]:
+    """What a gate lets through; of whom it does not, and who is lost, `refuse` is told why."""
+    for answer in answers:
+        if isinstance(answer, Lost):
+            refuse(f"client {answer.client_id!r} lost: {answer.reason}")
+            continue
+        try:
+            admitted = gate(answer)
+        except UpdateRefused as error:
+            refuse(str(error))
+        else:
+            yield admitted
 
 
 def _spooled(expected: Expected, run: RunDirectory, note: Callable[[str], None]) -> set[str]:

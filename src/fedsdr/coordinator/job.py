@@ -1,7 +1,5 @@
-"""What the coordinator knows of a run: names, numbers and the algorithm; no record.
-
-What a run shows to whoever watches it.
-"""
+"""What the coordinator knows of a run: names, numbers and the algorithm, no record; and what it
+shows of it to whoever watches."""
 
 from __future__ import annotations
 

@@ -4,15 +4,15 @@ no answer."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fedsdr.coordinator.gather import Cohort
+from fedsdr.coordinator.gather import Cohort, passed
 from fedsdr.distill.audit import ClientAudit
 from fedsdr.errors import UpdateRefused, shown
-from fedsdr.types import Lost, Note, Order, Report, Split, Task, Tensors
+from fedsdr.types import Note, Order, Report, Split, Task, Tensors
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]{1,60}$")]
@@ -108,36 +108,30 @@ class Inquiry:
             )
             for client in clients
         }
-        answers = dict[str, Any]()
-        for answer in self.cohort.ask(list(orders.values()), set()):
-            if isinstance(answer, Lost):
-                self.note(f"client {answer.client_id!r} did not {task}: {answer.reason}")
-                continue
-            try:
-                values = admit_report(answer, orders, answers)
-            except UpdateRefused as error:
-                self.note(str(error))
-                continue
-            if values is not None:
-                answers[cast(Report, answer).client_id] = values
-        return {client: answers[client] for client in clients if client in answers}
+        values = dict[str, Any]()
+        answers = self.cohort.ask(list(orders.values()), set())
+        for report in passed(answers, lambda a: admit_report(a, orders, values), self.note):
+            values[report.client_id] = report.values
+        return {client: values[client] for client in clients if values.get(client) is not None}
 
 
-def admit_report(answer: object, orders: Mapping[str, Order], answers: Mapping[str, Any]) -> Any:
-    """What it tells, as its task's list has it (None: nothing); or `UpdateRefused`."""
+def admit_report(answer: object, orders: Mapping[str, Order], answers: Mapping[str, Any]) -> Report:
+    """The report with its values as its task's list has them (None: it tells nothing); or
+    `UpdateRefused`."""
     claimed = cast(Any, answer)  # its types are what a stranger says they are
     who = claimed.client_id if isinstance(answer, Report) else None
     if not isinstance(who, str) or who not in orders:
-        raise UpdateRefused(shown(who), "this client was not asked")
+        name = who[:80] if isinstance(who, str) else shown(who)
+        raise UpdateRefused(name, "this client was not asked")
     order = orders[who]
     if who in answers:
         raise UpdateRefused(who, f"a second answer to {order.task}")
     if (claimed.run, claimed.round, claimed.task) != (order.run, order.round, order.task):
         raise UpdateRefused(who, f"it answers another order than {order.task}")
     if order.task == "rewrite" and claimed.values == {}:
-        return None
+        return replace(claimed, values=None)
     try:
-        return LISTS[order.task].validate_python(claimed.values)
+        return replace(claimed, values=LISTS[order.task].validate_python(claimed.values))
     except ValidationError as error:
         # Not where: a name that a client made up may hold what must not be read here.
         why = error.errors(include_input=False, include_url=False)[0]["msg"]

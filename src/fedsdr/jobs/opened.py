@@ -1,10 +1,10 @@
 """A recipe, or a run, opened: everything at hand, checked, and given back at the end.
 
-with opened(recipe) as job: ...
-with reopened(run, "fedsdr.resume") as job: ...
+    with opened(recipe) as experiment: ...
+    with reopened(run, "fedsdr.resume") as experiment: ...
 
-The two sides of a run in one process: the site, where all clients stand side by side, and what
-the coordinator is told of it.
+`site_of` and `job_of` make of it the two sides of a run in one process: the site, where all clients
+stand side by side, and what the coordinator is told.
 """
 
 from __future__ import annotations

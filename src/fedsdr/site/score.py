@@ -1,11 +1,9 @@
-"""Scores of a deployed mix on the held-out rows of clients that stand side by side.
-
-A client's own model by a deployed mix, as an adapter in PEFT's format; it stays at the site.
-"""
+"""Deployed mixes at the site: their scores on the held-out rows of clients that stand side by side,
+and a client's own model as an adapter in PEFT's format, which stays there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -50,19 +48,16 @@ def worn(site: Site, group: Sequence[Order]) -> Worn:
 
 def _anchor(site: Site, client: ClientData, mix: PerInput) -> Tensor:
     """The base's last states of a few training prompts of the client, drawn once per run."""
-    rows: Mapping[str, object] = {e.id: e for e in client.train}
+    rows, base = {e.id: e for e in client.train}, site.lora.base
     many = min(mix.prompts, len(rows))
     ids = rng_sample(sorted(rows), many, site.seed, client.client_id, "anchors")
-    by_id, base = {e.id: e for e in client.train}, site.lora.base
-    return base.last_states([render_prompt(base, by_id[i]) for i in ids])
+    return base.last_states([render_prompt(base, rows[i]) for i in ids])
 
 
 def save(site: Site, group: Sequence[Order]) -> Iterator[Report]:
     for order in group:
-        mix, private = (
-            site.algorithm.deploys[order.mix],
-            site.run.own_tensors(order.client_id, order.round),
-        )
+        mix = site.algorithm.deploys[order.mix]
+        private = site.run.own_tensors(order.client_id, order.round)
         folder = site.run.inside("adapters") / order.mix / order.client_id
         saved = save_mix(site.branches, folder, order.shared, private, mix)
         yield Report(order.run, order.round, order.client_id, "save", {"adapters": int(saved)})

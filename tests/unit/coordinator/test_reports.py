@@ -142,4 +142,4 @@ def test_a_second_answer_does_not_count() -> None:
 def test_a_client_that_is_lost_is_named() -> None:
     found, (line,) = told("score", Lost("a", "its power went off"), report("score", {}, "b"))
     assert found == {"b": {}}
-    assert line == "client 'a' did not score: its power went off"
+    assert line == "client 'a' lost: its power went off"
