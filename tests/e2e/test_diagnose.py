@@ -139,6 +139,19 @@ def test_text_measures_need_no_model(recipe: Path, monkeypatch: pytest.MonkeyPat
     assert "diagnosis/recipe-2" in well("diagnose", recipe, "--only", "js", "--no-rewritten")
 
 
+def test_a_rule_that_this_machine_cannot_judge_by(recipe: Path) -> None:
+    """Before anything is rewritten, also of an algorithm that rewrites nothing itself."""
+    rule = "algorithm.selection=none+nli(0.5, nowhere)"
+    for name in ("fedavg", "fedsd"):
+        change = ("--set", f"algorithm.name={name}", "--set", rule)
+        if name == "fedsd":
+            change = ("--set", "algorithm.boosted=true", "--set", rule)
+        assert "nowhere" in refused(
+            "diagnose", recipe, "--rewritten", "--out", f"of-{name}", *change
+        )
+        assert not Path(f"of-{name}/drafts").exists()
+
+
 def test_a_call_for_one_measure_keeps_the_others(recipe: Path) -> None:
     out = ("--no-rewritten", "--out", "out")
     first = json.loads(well("diagnose", recipe, "--only", "js,lengths", *out, "--json"))

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsdr.coordinator.job import Watch
 from fedsdr.data.render import Rendered
+from fedsdr.distill.selection import refuse_unready
 from fedsdr.errors import DataError, RecipeError, RunError, nearest
 from fedsdr.evaluate.diagnostics.faithfulness import audit, paired, read_pairs
 from fedsdr.evaluate.diagnostics.measures import (
@@ -147,7 +148,9 @@ def _rule(recipe: Recipe, wanted: Wanted, algorithm: Algorithm) -> Selection | N
     views = algorithm.rewritten_views()
     if not views and not wanted.rewritten:
         return None
-    return parse_selection(views[0].selection if views else recipe.algorithm.selection)
+    rule = parse_selection(views[0].selection if views else recipe.algorithm.selection)
+    refuse_unready(rule)
+    return rule
 
 
 def _measure(
