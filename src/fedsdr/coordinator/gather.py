@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from fedsdr.coordinator.admit import Expected, admit
-from fedsdr.errors import CorruptArtifact, OutOfMemory, UpdateRefused
+from fedsdr.errors import CorruptArtifact, OutOfMemory, UpdateRefused, shown
 from fedsdr.runs.digests import read_spooled, spool
 from fedsdr.runs.directory import RunDirectory
 from fedsdr.types import Lost, Note, Order, Report, Update
 
 T = TypeVar("T")
+LONGEST_REASON = 300
 
 
 class Cohort(Protocol):
@@ -56,7 +57,9 @@ def passed(answers: Iterable[object], gate: Callable[[object], T], refuse: Note)
     """What a gate lets through; of whom it does not, and who is lost, `refuse` is told why."""
     for answer in answers:
         if isinstance(answer, Lost):
-            refuse(f"client {answer.client_id!r} lost: {answer.reason}")
+            # A stranger's words, on a terminal: cut, and without what would steer it.
+            why = shown(str(answer.reason), LONGEST_REASON)[1:-1]
+            refuse(f"client {shown(answer.client_id)} lost: {why}")
             continue
         try:
             admitted = gate(answer)

@@ -116,7 +116,7 @@ def run_rounds(
             with timed(run, "validation", number):
                 by_client = judge.validate(state)
             scores = means(by_client)
-            _refuse_diverged(number, scores)
+            _refuse_diverged(number, scores, by_client)
             best = best.after(number, scores, judge)
             run.append_row(VALIDATION, {"round": number, "scores": by_client})
         if observe:
@@ -174,13 +174,16 @@ class _Best:
         return _Best(rounds, {**self.scores, **better}, 0 if better else self.waited + 1)
 
 
-def _refuse_diverged(number: int, by_mix: Scores) -> None:
+def _refuse_diverged(number: int, by_mix: Scores, by_client: ClientScores) -> None:
     for mix, scores in by_mix.items():
         for measure, value in scores.items():
             if not math.isfinite(value):
+                clients = by_client[mix]
+                bad = [c for c, of in clients.items() if not math.isfinite(of.get(measure, 0.0))]
+                where = f" at {', '.join(bad[:8])}" if 0 < len(bad) < len(clients) else ""
                 raise RoundFailed(
                     f"round {number}: the {mix} model's {measure} on validation data is no finite "
-                    "number: training diverged; lower training.lr"
+                    f"number{where}: training diverged; lower training.lr"
                 )
 
 

@@ -139,6 +139,13 @@ def test_a_second_answer_does_not_count() -> None:
     assert "a second answer to score" in line
 
 
+def test_the_words_of_a_lost_client_steer_no_terminal() -> None:
+    _, (line, other) = told("score", Lost("a\x1b[2J", "\x1b[31m\n" + "x" * 10**6), Lost("b", 7))
+    assert line.isprintable()
+    assert len(line) < 400
+    assert other == "client 'b' lost: 7"
+
+
 def test_a_client_that_is_lost_is_named() -> None:
     found, (line,) = told("score", Lost("a", "its power went off"), report("score", {}, "b"))
     assert found == {"b": {}}
